@@ -1,0 +1,29 @@
+//! Endpoints: what a task reads from and writes to. A connector implements these traits; a program
+//! opens endpoints by hand or through the [`Registry`].
+
+mod registry;
+mod source;
+mod target;
+
+use std::fmt;
+
+pub use registry::{Connector, EndpointSettings, OpenSource, OpenTarget, Registry};
+pub use source::{Bound, Partition, PartitionGoal, PartitionRange, ReadRequest, Snapshot, Source};
+pub use target::{
+    ColumnMapping, Fidelity, Receipt, Run, TablePrepMode, TableProgress, Target, TaskProgress,
+};
+
+/// What an endpoint is called in messages: never with credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointInfo {
+    /// The connector's name: `sqlite`, `postgres`, `folder`, …
+    pub engine: &'static str,
+    /// Its address with every secret taken out.
+    pub address: String,
+}
+
+impl fmt::Display for EndpointInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}

@@ -1,0 +1,14 @@
+//! Vocabulary and full load of the `dms` database migration engine.
+
+pub mod batch;
+pub mod endpoint;
+mod error;
+pub mod fault;
+pub mod mapping;
+pub mod position;
+pub mod schema;
+pub mod task;
+pub mod value;
+
+pub use arrow;
+pub use error::{Error, ErrorKind, Result, ResultExt};

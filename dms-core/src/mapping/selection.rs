@@ -1,0 +1,105 @@
+//! Selection rules: which tables are wanted.
+
+use super::Pattern;
+use crate::schema::{TableKind, TableName};
+
+/// What a selection rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Selects.
+    Include,
+    /// Takes out what includes selected.
+    Exclude,
+    /// Selects one table by its exact name, wildcards not read.
+    Explicit,
+}
+
+/// Which relations a rule speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TableType {
+    /// Base tables.
+    #[default]
+    Table,
+    /// Views.
+    View,
+    /// Both.
+    All,
+}
+
+/// One selection rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SelectionRule {
+    /// What it does.
+    pub action: RuleAction,
+    /// Schemas it speaks of.
+    pub schema: Pattern,
+    /// Tables it speaks of.
+    pub table: Pattern,
+    /// Tables, views or both.
+    pub table_type: TableType,
+}
+
+impl SelectionRule {
+    /// A rule over base tables.
+    #[must_use]
+    pub fn new(action: RuleAction, schema: &str, table: &str) -> Self {
+        Self {
+            action,
+            schema: Pattern::new(schema),
+            table: Pattern::new(table),
+            table_type: TableType::Table,
+        }
+    }
+
+    fn covers(&self, name: &TableName, kind: TableKind) -> bool {
+        let kind_fits = match self.table_type {
+            TableType::All => true,
+            TableType::Table => kind == TableKind::Table,
+            TableType::View => kind == TableKind::View,
+        };
+        let name_fits = match self.action {
+            RuleAction::Explicit => {
+                self.schema.as_str() == name.schema && self.table.as_str() == name.name
+            }
+            _ => self.schema.matches(&name.schema) && self.table.matches(&name.name),
+        };
+        kind_fits && name_fits
+    }
+}
+
+/// Which tables of a source are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    rules: Vec<SelectionRule>,
+}
+
+impl Selection {
+    /// Every table (no views).
+    #[must_use]
+    pub fn all() -> Self {
+        Self { rules: vec![SelectionRule::new(RuleAction::Include, "%", "%")] }
+    }
+
+    /// Adds a rule.
+    pub fn push(&mut self, rule: SelectionRule) {
+        self.rules.push(rule);
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &[SelectionRule] {
+        &self.rules
+    }
+
+    /// Whether a table is wanted: some rule includes it and none excludes it.
+    #[must_use]
+    pub fn selects(&self, name: &TableName, kind: TableKind) -> bool {
+        let covered = |exclude: bool| {
+            self.rules.iter().any(|rule| {
+                (rule.action == RuleAction::Exclude) == exclude && rule.covers(name, kind)
+            })
+        };
+        covered(false) && !covered(true)
+    }
+}

@@ -1,0 +1,9 @@
+//! What a task is made of and what it tells: its definition and settings, its events, its report.
+
+mod event;
+mod report;
+mod settings;
+
+pub use event::{Event, EventKind, Events, TableState};
+pub use report::{Report, TableReport, TaskStatus};
+pub use settings::{ErrorPolicy, TaskSettings};
