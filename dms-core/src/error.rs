@@ -175,6 +175,11 @@ impl Error {
         self.inner.transient
     }
 
+    /// Whether the error only says that the work is to stop.
+    pub(crate) fn is_stop(&self) -> bool {
+        self.inner.kind == ErrorKind::Stopped
+    }
+
     fn line(&self) -> String {
         let Inner { kind, message, context, .. } = &*self.inner;
         let mut line = format!("{kind} error: {message}");
