@@ -5,6 +5,7 @@ pub mod endpoint;
 mod error;
 pub mod fault;
 pub mod full_load;
+pub mod json;
 pub mod mapping;
 pub mod position;
 pub mod retry;

@@ -1,0 +1,67 @@
+//! SQLite, in its own library (version 3.54, compiled in).
+//!
+//! **Source.** All readers share one state of the file, whatever its journal mode, without writing
+//! to it. In WAL mode writers go on while the snapshot is held; in rollback mode SQLite makes them
+//! wait, so a long load of a busy rollback-mode file keeps its writers out.
+//!
+//! SQLite types *values*, not columns. The declared type says what a column's values should be
+//! (module `types`), and a value that is something else is a `Data` error that names table, column,
+//! row and value kind. Either correct it or let the column travel as what it is: the option
+//! `column-types` sets a column's type, and `other('sqlite any')` carries any mix of storage
+//! classes unchanged. Columns without a declared type travel so by themselves.
+//!
+//! **Target.** One writer, as SQLite has it; a partition is one transaction, its receipt included.
+
+mod cursor;
+mod decode;
+mod discover;
+mod encode;
+mod error;
+mod literal;
+mod partition;
+mod settings;
+mod snapshot;
+mod source;
+mod state;
+mod target;
+mod types;
+
+use std::sync::Arc;
+
+use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub use settings::{SqliteSettings, Temporal};
+pub use source::SqliteSource;
+pub use target::SqliteTarget;
+
+/// The connector's name; also the engine of its native types.
+pub const ENGINE: &str = "sqlite";
+
+pub(crate) const CONNECTOR: Connector = Connector {
+    name: ENGINE,
+    schemes: &["sqlite"],
+    source: Some(open_source),
+    target: Some(open_target),
+};
+
+fn open_source(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
+    async move {
+        let source = SqliteSource::open_with(SqliteSettings::from_endpoint(&endpoint)?).await?;
+        Ok(Arc::new(source) as Arc<dyn Source>)
+    }
+    .boxed()
+}
+
+fn open_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
+    async move {
+        let target = SqliteTarget::open_with(SqliteSettings::from_endpoint(&endpoint)?)?;
+        Ok(Arc::new(target) as Arc<dyn Target>)
+    }
+    .boxed()
+}
