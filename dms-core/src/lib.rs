@@ -7,6 +7,7 @@ pub mod fault;
 pub mod full_load;
 pub mod json;
 pub mod mapping;
+pub mod memory;
 pub mod position;
 pub mod retry;
 pub mod schema;

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use dms_core::endpoint::{Bound, Partition, PartitionGoal, PartitionRange};
-use dms_core::mapping::{Filter, FilterCondition, FilterOperator, ParallelLoad};
+use dms_core::endpoint::{Partition, PartitionGoal, PartitionRange};
+use dms_core::mapping::{Filter, FilterCondition, FilterOperator, ParallelLoad, ranges};
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::Value;
 use dms_core::{Error, Result};
@@ -124,38 +124,6 @@ fn by_starts(table: &TableSchema, column: &str, starts: &[i64]) -> Vec<Partition
             byte_estimate: bytes,
         })
         .collect()
-}
-
-fn ranges(
-    table: &TableSchema,
-    columns: &[String],
-    boundaries: &[Bound],
-    names: &[String],
-) -> Result<Vec<Partition>> {
-    for bound in boundaries {
-        for (name, value) in columns.iter().zip(bound) {
-            let column = table.column(name)?;
-            value.to_array(&column.logical_type).map_err(|error| {
-                Error::settings("a boundary of parallel-load is not a value of its column")
-                    .with_source(error)
-                    .context("column", name)
-            })?;
-        }
-    }
-    let count = boundaries.len() + 1;
-    let bytes = table.byte_estimate.map(|bytes| bytes / u64::try_from(count).unwrap_or(1));
-    Ok((0..count)
-        .map(|index| Partition {
-            number: u32::try_from(index).unwrap_or(u32::MAX),
-            name: names.get(index).cloned(),
-            range: PartitionRange::Columns {
-                columns: columns.to_vec(),
-                lower: index.checked_sub(1).and_then(|index| boundaries.get(index).cloned()),
-                upper: boundaries.get(index).cloned(),
-            },
-            byte_estimate: bytes,
-        })
-        .collect())
 }
 
 /// A condition with its parameters, numbered from `?1`.

@@ -133,7 +133,7 @@ impl FullLoad {
                 self.source.info()
             )));
         }
-        catalog.tables.iter().map(|table| self.mapping.plan(table)).collect()
+        self.mapping.plan_all(&catalog.tables)
     }
 
     /// Checks both endpoints and tells what every column becomes, changing nothing.

@@ -1,11 +1,12 @@
 //! Row filters of selection rules.
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, BooleanArray, RecordBatch, make_comparator};
+use arrow::compute::{SortOptions, filter_record_batch};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::schema::TableSchema;
+use crate::schema::{LogicalType, TableSchema};
 use crate::value::Value;
+use crate::{Error, Result};
 
 /// Which rows of a table are wanted: all of the columns' conditions hold (AND), each if one of its
 /// alternatives does (OR). Connectors push it down where they can, else call
@@ -48,11 +49,59 @@ pub enum FilterOperator {
 }
 
 impl Filter {
-    /// The rows of `batch` that pass; `table` describes its columns by name and type.
+    /// The rows of `batch` that pass; `table` describes its columns by name and type, in order.
     ///
     /// # Errors
     /// `Settings` if a column is missing or a value is not of its type.
-    pub fn apply(&self, _table: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
-        Ok(batch.clone())
+    pub fn apply(&self, table: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut keep = vec![true; batch.num_rows()];
+        for (name, alternatives) in &self.columns {
+            let place = |error: Error| error.context("table", &table.name).context("column", name);
+            let (column, array) = table
+                .column_index(name)
+                .and_then(|at| Some((table.columns.get(at)?, batch.columns().get(at)?)))
+                .ok_or_else(|| place(Error::settings("the filter names no column of the table")))?;
+            let mut passes = vec![false; batch.num_rows()];
+            for condition in alternatives {
+                condition.mark(array.as_ref(), &column.logical_type, &mut passes).map_err(place)?;
+            }
+            keep.iter_mut().zip(passes).for_each(|(keep, passes)| *keep &= passes);
+        }
+        Ok(filter_record_batch(batch, &BooleanArray::from(keep))?)
+    }
+}
+
+impl FilterCondition {
+    /// Marks the rows for which the condition holds.
+    fn mark(&self, array: &dyn Array, ty: &LogicalType, passes: &mut [bool]) -> Result<()> {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let mut comparators = Vec::new();
+        for value in &self.values {
+            let value = value.to_array(ty).map_err(|error| {
+                Error::settings("a filter's value is not one of its column").with_source(error)
+            })?;
+            comparators.push(make_comparator(array, &value, SortOptions::default())?);
+        }
+        for (row, passes) in passes.iter_mut().enumerate() {
+            let null = array.is_null(row);
+            let ordering = |bound: usize| comparators.get(bound).map(|compare| compare(row, 0));
+            *passes |= match self.operator {
+                FilterOperator::Null => null,
+                _ if null => false,
+                FilterOperator::NotNull => true,
+                FilterOperator::Eq => ordering(0) == Some(Equal),
+                FilterOperator::NotEq => ordering(0).is_some_and(|o| o != Equal),
+                FilterOperator::Gte => ordering(0).is_some_and(|o| o != Less),
+                FilterOperator::Lte => ordering(0).is_some_and(|o| o != Greater),
+                FilterOperator::Between => {
+                    ordering(0).is_some_and(|o| o != Less)
+                        && ordering(1).is_some_and(|o| o != Greater)
+                }
+                FilterOperator::NotBetween => {
+                    ordering(0) == Some(Less) || ordering(1) == Some(Greater)
+                }
+            };
+        }
+        Ok(())
     }
 }

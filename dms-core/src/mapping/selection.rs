@@ -1,10 +1,13 @@
 //! Selection rules: which tables are wanted.
 
-use super::Pattern;
+use serde::Deserialize;
+
+use super::{Filter, Pattern};
 use crate::schema::{TableKind, TableName};
 
 /// What a selection rule does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RuleAction {
     /// Selects.
     Include,
@@ -15,7 +18,8 @@ pub enum RuleAction {
 }
 
 /// Which relations a rule speaks of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TableType {
     /// Base tables.
     #[default]
@@ -27,7 +31,7 @@ pub enum TableType {
 }
 
 /// One selection rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SelectionRule {
     /// What it does.
@@ -38,6 +42,10 @@ pub struct SelectionRule {
     pub table: Pattern,
     /// Tables, views or both.
     pub table_type: TableType,
+    /// Tables of a higher order load earlier.
+    pub load_order: u32,
+    /// Which of their rows.
+    pub filter: Option<Filter>,
 }
 
 impl SelectionRule {
@@ -49,6 +57,16 @@ impl SelectionRule {
             schema: Pattern::new(schema),
             table: Pattern::new(table),
             table_type: TableType::Table,
+            load_order: 0,
+            filter: None,
+        }
+    }
+
+    /// The table that the rule names without wildcards.
+    pub(super) fn exact_name(&self) -> Option<TableName> {
+        match self.action {
+            RuleAction::Explicit => Some(TableName::new(self.schema.as_str(), self.table.as_str())),
+            _ => Some(TableName::new(self.schema.exact()?, self.table.exact()?)),
         }
     }
 
@@ -69,7 +87,7 @@ impl SelectionRule {
 }
 
 /// Which tables of a source are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
     rules: Vec<SelectionRule>,
 }
@@ -90,6 +108,25 @@ impl Selection {
     #[must_use]
     pub fn rules(&self) -> &[SelectionRule] {
         &self.rules
+    }
+
+    /// Whether a rule takes the table out.
+    pub(super) fn excludes(&self, name: &TableName) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.action == RuleAction::Exclude
+                && (rule.covers(name, TableKind::Table) || rule.covers(name, TableKind::View))
+        })
+    }
+
+    /// The rule that decides on load order and filter: the first that selects the table and has
+    /// one, else the first that selects it.
+    pub(super) fn rule_for(&self, name: &TableName, kind: TableKind) -> Option<&SelectionRule> {
+        let selecting = || {
+            let rules = self.rules.iter();
+            rules.filter(|rule| rule.action != RuleAction::Exclude && rule.covers(name, kind))
+        };
+        let special = selecting().find(|rule| rule.filter.is_some() || rule.load_order > 0);
+        special.or_else(|| selecting().next())
     }
 
     /// Whether a table is wanted: some rule includes it and none excludes it.

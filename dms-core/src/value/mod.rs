@@ -3,6 +3,7 @@
 
 pub mod decimal;
 pub mod temporal;
+pub mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeBinaryArray, LargeBinaryArray,
     LargeStringArray, PrimitiveArray, StringArray, new_null_array,
 };
-use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
+use arrow::datatypes::{DataType, IntervalMonthDayNano};
 use serde::{Deserialize, Serialize};
 
 use crate::schema::LogicalType;
@@ -105,11 +106,6 @@ fn primitive<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> T::Native 
 }
 
 fn read(array: &dyn Array, row: usize, logical_type: &LogicalType) -> Value {
-    let text = |write: &dyn Fn(&mut String)| {
-        let mut out = String::new();
-        write(&mut out);
-        Value::Text(out)
-    };
     match array.data_type() {
         DataType::Boolean => Value::Bool(array.as_boolean().value(row)),
         DataType::Int8 => Value::Int(primitive::<Int8Type>(array, row).into()),
@@ -141,75 +137,13 @@ fn read(array: &dyn Array, row: usize, logical_type: &LogicalType) -> Value {
         DataType::LargeUtf8 => Value::Text(array.as_string::<i64>().value(row).to_owned()),
         DataType::Binary => Value::Bytes(array.as_binary::<i32>().value(row).to_vec()),
         DataType::LargeBinary => Value::Bytes(array.as_binary::<i64>().value(row).to_vec()),
-        DataType::FixedSizeBinary(_) => {
-            Value::Text(format_uuid(array.as_fixed_size_binary().value(row)))
+        // Temporal values, UUIDs, intervals and, for messages, arrays: their canonical text.
+        _ => {
+            let mut out = String::new();
+            text::write_text(array, row, &mut out);
+            Value::Text(out)
         }
-        DataType::Date32 => {
-            text(&|out| temporal::write_date(out, primitive::<Date32Type>(array, row)))
-        }
-        DataType::Time64(unit) => text(&|out| match unit {
-            TimeUnit::Nanosecond => temporal::write_time(
-                out,
-                primitive::<Time64NanosecondType>(array, row),
-                NANOS,
-                None,
-            ),
-            _ => temporal::write_time(
-                out,
-                primitive::<Time64MicrosecondType>(array, row),
-                MICROS,
-                None,
-            ),
-        }),
-        DataType::Duration(unit) => text(&|out| match unit {
-            TimeUnit::Nanosecond => temporal::write_time_span(
-                out,
-                primitive::<DurationNanosecondType>(array, row),
-                NANOS,
-                None,
-            ),
-            _ => temporal::write_time_span(
-                out,
-                primitive::<DurationMicrosecondType>(array, row),
-                MICROS,
-                None,
-            ),
-        }),
-        DataType::Timestamp(unit, _) => text(&|out| match unit {
-            TimeUnit::Nanosecond => temporal::write_timestamp(
-                out,
-                primitive::<TimestampNanosecondType>(array, row),
-                NANOS,
-                None,
-            ),
-            _ => temporal::write_timestamp(
-                out,
-                primitive::<TimestampMicrosecondType>(array, row),
-                MICROS,
-                None,
-            ),
-        }),
-        DataType::Interval(_) => text(&|out| {
-            let value = primitive::<IntervalMonthDayNanoType>(array, row);
-            temporal::write_interval(out, value.months, value.days, value.nanoseconds);
-        }),
-        DataType::List(_) => {
-            let items = array.as_list::<i32>().value(row);
-            let element = match logical_type {
-                LogicalType::Array(element) => element,
-                other => other,
-            };
-            let texts =
-                (0..items.len()).map(|i| read_or_null(items.as_ref(), i, element).to_string());
-            Value::Text(format!("[{}]", texts.collect::<Vec<_>>().join(",")))
-        }
-        // `arrow_type` yields no other form.
-        other => Value::Text(format!("<{other}>")),
     }
-}
-
-fn read_or_null(array: &dyn Array, row: usize, logical_type: &LogicalType) -> Value {
-    if array.is_null(row) { Value::Null } else { read(array, row, logical_type) }
 }
 
 /// `None` if the value is not exactly one of the type.

@@ -1,0 +1,164 @@
+//! Mappings resolved and applied.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, LargeStringArray, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+
+use super::*;
+use crate::schema::{Column, LogicalType};
+
+/// The documents of the DMS user guide's pages on table mapping, as they stand there.
+const SELECTION: &str = r#"{"rules":[
+ {"rule-type":"selection","rule-id":"1","rule-name":"all-shop","rule-action":"include",
+  "object-locator":{"schema-name":"shop","table-name":"%"}},
+ {"rule-type":"selection","rule-id":"2","rule-name":"no-temp","rule-action":"exclude",
+  "object-locator":{"schema-name":"shop","table-name":"tmp[_]%"}},
+ {"rule-type":"selection","rule-id":"3","rule-name":"recent","rule-action":"include","load-order":"10",
+  "object-locator":{"schema-name":"shop","table-name":"orders"},
+  "filters":[{"filter-type":"source","column-name":"order_date",
+    "filter-conditions":[{"filter-operator":"between","start-value":"2023-01-01","end-value":"2023-06-30"}]}]}
+]}"#;
+
+fn rules(rules: &str) -> Result<TableMapping> {
+    TableMapping::from_json(&format!(
+        r#"{{"rules":[{{"rule-type":"selection","rule-id":"1","rule-name":"1","rule-action":"include",
+        "object-locator":{{"schema-name":"%","table-name":"%"}}}}, {rules}]}}"#
+    ))
+}
+
+fn column_rule(action: &str, column: &str, more: &str) -> TableMapping {
+    rules(&format!(
+        r#"{{"rule-type":"transformation","rule-id":2,"rule-name":"2","rule-target":"column",
+        "rule-action":"{action}",
+        "object-locator":{{"schema-name":"s","table-name":"t","column-name":"{column}"}}{more}}}"#
+    ))
+    .unwrap()
+}
+
+fn table() -> TableSchema {
+    TableSchema::new(
+        TableName::new("s", "t"),
+        vec![
+            Column::new("id", LogicalType::Int64).required(),
+            Column::new("name", LogicalType::text()),
+            Column::new("doc", LogicalType::Clob),
+        ],
+    )
+    .with_primary_key(["id"])
+}
+
+fn batch() -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![1, 2, 300])),
+        Arc::new(StringArray::from(vec![Some("1"), None, Some("x")])),
+        Arc::new(LargeStringArray::from(vec!["né".repeat(600), String::new(), "z".into()])),
+    ];
+    RecordBatch::try_new(table().arrow_schema(), columns).unwrap()
+}
+
+#[test]
+fn a_document_of_dms_reads_as_it_stands() {
+    let mapping = TableMapping::from_json(SELECTION).unwrap();
+    let selects = |name: &str| {
+        mapping.selection().selects(&TableName::new("shop", name), crate::schema::TableKind::Table)
+    };
+    assert!(selects("orders") && selects("tmpx") && !selects("tmp_x"));
+    let orders = TableSchema::new(
+        TableName::new("shop", "orders"),
+        vec![Column::new("order_date", LogicalType::Date)],
+    );
+    let plan = mapping.plan(&orders).unwrap();
+    assert_eq!(plan.load_order, 10);
+    assert_eq!(plan.filter.unwrap().columns[0].1[0].values.len(), 2);
+}
+
+#[test]
+fn what_no_rule_changes_is_not_moved() {
+    let plan = TableMapping::new().include("s", "%").plan(&table()).unwrap();
+    let batch = batch();
+    let moved = plan.transform(batch.clone()).unwrap();
+    assert!(Arc::ptr_eq(moved.column(1), batch.column(1)));
+    let renamed = column_rule("rename", "name", r#","value":"label""#).plan(&table()).unwrap();
+    let moved = renamed.transform(batch.clone()).unwrap();
+    assert_eq!(moved.schema().field(1).name(), "label");
+    assert!(Arc::ptr_eq(moved.column(1), batch.column(1)));
+}
+
+#[test]
+fn columns_are_removed_included_added_and_changed() {
+    let removed = column_rule("remove-column", "name", "").plan(&table()).unwrap();
+    assert_eq!(removed.read, [0, 2], "a removed column is not even read");
+    assert_eq!(removed.transform(batch().project(&[0, 2]).unwrap()).unwrap().num_columns(), 2);
+    let included = column_rule("include-column", "id", "").plan(&table()).unwrap();
+    assert_eq!(included.target.columns.len(), 1);
+    let added = column_rule(
+        "add-column",
+        "%",
+        r#","value":"sum","expression":"$id + 1","data-type":{"type":"int8"}"#,
+    );
+    let added = added.plan(&table()).unwrap().transform(batch()).unwrap();
+    assert_eq!(added.column(3).as_primitive::<Int64Type>().values(), &[2, 3, 301]);
+    let changed = column_rule("change-data-type", "id", r#","data-type":{"type":"int1"}"#);
+    let error = changed.plan(&table()).unwrap().transform(batch()).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Data);
+    assert_eq!(error.context_value("column"), Some("id"));
+    assert_eq!(error.context_value("row of the batch"), Some("2"), "300 is no int8");
+    let to_text =
+        column_rule("change-data-type", "id", r#","data-type":{"type":"string","length":"3"}"#);
+    let texts = to_text.plan(&table()).unwrap().transform(batch()).unwrap();
+    assert_eq!(texts.column(0).as_string::<i32>().value(2), "300");
+}
+
+#[test]
+fn large_objects_are_cut_only_when_asked_for() {
+    let whole = TableMapping::new().include("s", "%").plan(&table()).unwrap();
+    assert_eq!(whole.transform(batch()).unwrap().column(2).as_string::<i64>().value(0).len(), 1800);
+    let limited = TableMapping::new().include("s", "%").with_lob_mode(LobMode::Limited(1000));
+    let cut = limited.plan(&table()).unwrap().transform(batch()).unwrap();
+    // 1000 bytes end inside the second byte of é: the character goes whole.
+    assert_eq!(cut.column(2).as_string::<i64>().value(0).len(), 1000 - 1000 % 3);
+    let none = TableMapping::new().include("s", "%").with_lob_mode(LobMode::None);
+    assert_eq!(none.plan(&table()).unwrap().target.columns.len(), 2);
+}
+
+#[test]
+fn keys_follow_their_columns() {
+    let error = column_rule("remove-column", "id", "").plan(&table()).unwrap_err();
+    assert!(error.to_string().contains("define-primary-key"), "{error}");
+    let renamed = column_rule("convert-uppercase", "%", "").plan(&table()).unwrap();
+    assert_eq!(renamed.target.primary_key, ["ID"]);
+    let same = column_rule("rename", "name", r#","value":"id""#).plan(&table()).unwrap_err();
+    assert!(same.to_string().contains("same name"), "{same}");
+}
+
+#[test]
+fn two_tables_cannot_become_one() {
+    let mapping = TableMapping::new().include("%", "%").rename_table("%", "%", "same");
+    let mut other = table();
+    other.name.name = "u".into();
+    let error = mapping.plan_all(&[table(), other]).unwrap_err();
+    assert!(error.to_string().contains("s.t") && error.to_string().contains("s.u"), "{error}");
+    let missing = TableMapping::new().include("s", "T").plan_all(&[table()]).unwrap_err();
+    assert_eq!(missing.kind(), crate::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_wrong_document_says_where_and_what() {
+    for (json, says) in [
+        (r#"{"rule-type":"selecton","rule-id":"2"}"#, "did you mean \"selection\""),
+        (
+            r#"{"rule-type":"selection","rule-id":"2","rule-actions":"include","object-locator":{"schema-name":"a"}}"#,
+            "did you mean \"rule-action\"",
+        ),
+        (r#"{"rule-type":"object-mapping","rule-id":"7"}"#, "rule 7"),
+        (
+            r#"{"rule-type":"selection","rule-id":"1","rule-action":"include","object-locator":{"schema-name":"a"}}"#,
+            "twice",
+        ),
+        (r#"{"rule-type":"selection"}"#, "numeric rule-id"),
+    ] {
+        let error = rules(json).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
