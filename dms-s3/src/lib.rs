@@ -1,1 +1,75 @@
-//! Placeholder while the workspace is laid out.
+//! Folders and object stores as endpoints of the `dms` migration engine: Parquet or CSV files in
+//! DMS's layout, written and read back.
+//!
+//! ```text
+//! shop/orders/LOAD00000001.parquet          data, as DMS names it
+//! _dms/tables/shop/orders/…                 manifests: what is complete
+//! _dms/tasks/nightly/…                      what each task has loaded so far
+//! ```
+//!
+//! A store has no transactions; **the manifest is the commit**. It names a table's files with sizes
+//! and checksums and is written last. Files that no manifest names do not exist for a reader that
+//! goes by manifests, as [`FolderSource`] does; a reader that lists the folder instead may see
+//! files of a load under way or given up.
+//!
+//! | URL | cargo feature |
+//! |---|---|
+//! | `file:///folder`, `memory:///` | |
+//! | `s3://bucket/prefix`, `s3a://…` | `aws` |
+//! | `gs://bucket/prefix` | `gcp` |
+//! | `az://container/prefix`, `abfs://…`, `abfss://…` | `azure` |
+
+mod error;
+mod format;
+mod layout;
+mod manifest;
+mod progress;
+mod settings;
+mod source;
+mod store;
+mod target;
+mod upload;
+
+use std::sync::Arc;
+
+use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub use settings::{Compression, DataFormat, Dictionary, FolderSettings};
+pub use source::FolderSource;
+pub use store::FolderStore;
+pub use target::FolderTarget;
+
+/// The connector's name.
+pub const ENGINE: &str = "folder";
+
+/// The one connector of this crate.
+pub const CONNECTORS: &[Connector] = &[Connector {
+    name: ENGINE,
+    schemes: &["file", "memory", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss"],
+    source: Some(open_source),
+    target: Some(open_target),
+}];
+
+fn open_source(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
+    async move {
+        let settings = FolderSettings::from_endpoint(&endpoint)?;
+        let store = FolderStore::open(&settings)?;
+        Ok(Arc::new(FolderSource::new(store, settings)) as Arc<dyn Source>)
+    }
+    .boxed()
+}
+
+fn open_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
+    async move {
+        let settings = FolderSettings::from_endpoint(&endpoint)?;
+        let store = FolderStore::open(&settings)?;
+        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn Target>)
+    }
+    .boxed()
+}

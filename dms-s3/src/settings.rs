@@ -1,0 +1,222 @@
+//! How a folder is written and read.
+
+use std::collections::BTreeMap;
+
+use dms_core::endpoint::EndpointSettings;
+use dms_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::CsvDialect;
+
+/// The format of data files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// Apache Parquet.
+    #[default]
+    Parquet,
+    /// Comma-separated values.
+    Csv,
+}
+
+impl DataFormat {
+    /// The ending of file names.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// How Parquet pages are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all; the only choice for CSV.
+    None,
+    /// Fast.
+    #[default]
+    Snappy,
+    /// Smaller.
+    Zstd,
+}
+
+/// Which Parquet columns get a dictionary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dictionary {
+    /// Those whose first rows repeat values: a dictionary of mostly distinct values costs time and
+    /// saves nothing.
+    #[default]
+    Auto,
+    /// All.
+    On,
+    /// None.
+    Off,
+}
+
+/// A folder or object store endpoint. What is not an option here and speaks of the store (`region`,
+/// `endpoint`, `access-key-id`, …) goes to the store, by `object_store`'s own names; environment
+/// variables count too.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[non_exhaustive]
+pub struct FolderSettings {
+    /// `file:///folder`, `s3://bucket/prefix`, …
+    #[serde(skip)]
+    pub url: String,
+    /// Default Parquet.
+    pub data_format: DataFormat,
+    /// Of Parquet pages; default snappy.
+    pub compression: Compression,
+    /// Of zstd; default 1, which costs little more than snappy.
+    pub compression_level: i32,
+    /// The most rows of a row group; default 1,048,576, as Arrow's other writers have it.
+    pub row_group_rows: usize,
+    /// About the most encoded bytes of a row group, which is what a writer holds in memory; default
+    /// 64 MiB.
+    pub row_group_bytes: usize,
+    /// A file ends at the first row group that brings it to this size; default 1 GiB, as in DMS.
+    pub max_file_size_bytes: u64,
+    /// Minimum and maximum of each column chunk; default true.
+    pub enable_statistics: bool,
+    /// Which columns get a dictionary; default auto.
+    pub dictionary: Dictionary,
+    /// About the most bytes of a page; default 1 MiB.
+    pub data_page_size: usize,
+    /// Between fields of CSV; default `,`.
+    pub csv_delimiter: char,
+    /// What stands for NULL in CSV, never quoted, while text that looks like it always is; default
+    /// nothing.
+    pub csv_null_value: String,
+    /// A first line with the columns' names; default false.
+    pub add_column_name: bool,
+    /// Whether a source compares every file with its checksum before it is read; default true.
+    pub verify_checksums: bool,
+    /// Options of the store.
+    #[serde(skip)]
+    pub store: BTreeMap<String, String>,
+}
+
+impl Default for FolderSettings {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            data_format: DataFormat::default(),
+            compression: Compression::default(),
+            compression_level: 1,
+            row_group_rows: 1 << 20,
+            row_group_bytes: 64 << 20,
+            max_file_size_bytes: 1 << 30,
+            enable_statistics: true,
+            dictionary: Dictionary::default(),
+            data_page_size: 1 << 20,
+            csv_delimiter: ',',
+            csv_null_value: String::new(),
+            add_column_name: false,
+            verify_checksums: true,
+            store: BTreeMap::new(),
+        }
+    }
+}
+
+/// The options above; everything else is the store's.
+const OPTIONS: &[&str] = &[
+    "data-format",
+    "compression",
+    "compression-level",
+    "row-group-rows",
+    "row-group-bytes",
+    "max-file-size-bytes",
+    "enable-statistics",
+    "dictionary",
+    "data-page-size",
+    "csv-delimiter",
+    "csv-null-value",
+    "add-column-name",
+    "verify-checksums",
+];
+
+impl FolderSettings {
+    /// A folder with default options.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::default() }
+    }
+
+    /// Reads an endpoint's URL and options.
+    ///
+    /// # Errors
+    /// `Settings` naming the option.
+    pub fn from_endpoint(endpoint: &EndpointSettings) -> Result<Self> {
+        let mut ours = serde_json::Map::new();
+        let mut store = BTreeMap::new();
+        let local = matches!(endpoint.scheme()?, "file" | "memory");
+        for (name, value) in &endpoint.options {
+            if OPTIONS.contains(&name.as_str()) {
+                ours.insert(name.clone(), value.clone());
+                continue;
+            }
+            let near = dms_core::json::nearest(name, OPTIONS);
+            if local {
+                let hint = near.map(|near| format!("; did you mean {near:?}?"));
+                return Err(Error::settings(format!(
+                    "options of the folder endpoint: unknown option {name:?}{}",
+                    hint.unwrap_or_default()
+                )));
+            }
+            let value = match value {
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            store.insert(name.replace('-', "_"), value);
+        }
+        let mut settings: Self =
+            dms_core::json::parse_value(ours.into(), "options of the folder endpoint")?;
+        settings.url.clone_from(&endpoint.url);
+        settings.store = store;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// How CSV files are spelled.
+    pub(crate) fn csv_dialect(&self) -> CsvDialect {
+        CsvDialect {
+            delimiter: self.csv_delimiter,
+            null_value: self.csv_null_value.clone(),
+            header: self.add_column_name,
+        }
+    }
+
+    /// Refuses settings that contradict each other.
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |message: &str| Err(Error::settings(format!("folder endpoint: {message}")));
+        if self.row_group_rows == 0 || self.row_group_bytes == 0 || self.data_page_size == 0 {
+            return wrong("row-group-rows, row-group-bytes and data-page-size must not be 0");
+        }
+        if self.max_file_size_bytes == 0 {
+            return wrong("max-file-size-bytes must not be 0");
+        }
+        if !(1..=22).contains(&self.compression_level) {
+            return wrong("compression-level must be 1 to 22");
+        }
+        if !self.csv_delimiter.is_ascii() || "\"\r\n".contains(self.csv_delimiter) {
+            return wrong("csv-delimiter must be one ASCII character, no quote and no line end");
+        }
+        if self.csv_null_value.contains(['"', '\r', '\n', self.csv_delimiter]) {
+            return wrong("csv-null-value must not hold a quote, a line end or the delimiter");
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for FolderSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Options of the store may be credentials.
+        f.debug_struct("FolderSettings")
+            .field("url", &EndpointSettings::new(&self.url).redacted_url())
+            .field("data_format", &self.data_format)
+            .field("compression", &self.compression)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,331 @@
+//! A folder as a target.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use dms_core::batch::{BatchStream, batch_bytes};
+use dms_core::endpoint::{
+    ColumnMapping, EndpointInfo, Partition, Receipt, Run, TablePrepMode, Target, TaskProgress,
+};
+use dms_core::position::Position;
+use dms_core::schema::{TableName, TableSchema};
+use dms_core::{Error, ErrorKind, Result, ResultExt, fault};
+use futures::StreamExt;
+
+use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
+use crate::settings::FolderSettings;
+use crate::store::FolderStore;
+use crate::upload::Upload;
+use crate::{format, layout, progress};
+
+/// A folder that is written; see the [crate] for what a reader may rely on.
+///
+/// Memory of one partition's load is bounded by a row group's encoded bytes (`row-group-bytes`) and
+/// two parts of an upload.
+#[derive(Debug)]
+pub struct FolderTarget {
+    store: FolderStore,
+    settings: FolderSettings,
+    /// How many files this process has begun, by run and table: their numbers.
+    files: Mutex<HashMap<(String, u64, TableName), u64>>,
+}
+
+impl FolderTarget {
+    /// A target in a store.
+    ///
+    /// # Errors
+    /// `Settings` for options that contradict each other, `Unsupported` for a format that is not
+    /// built in.
+    pub fn new(store: FolderStore, settings: FolderSettings) -> Result<Self> {
+        settings.check()?;
+        format::available(settings.data_format)?;
+        Ok(Self { store, settings, files: Mutex::default() })
+    }
+
+    /// Opens a folder or store by its URL, with default options.
+    ///
+    /// # Errors
+    /// Those of [`FolderStore::open`].
+    pub fn open(url: &str) -> Result<std::sync::Arc<Self>> {
+        let settings = FolderSettings::new(url);
+        Ok(std::sync::Arc::new(Self::new(FolderStore::open(&settings)?, settings)?))
+    }
+
+    fn next_file(&self, run: &Run, table: &TableName) -> Result<u64> {
+        let key = (run.task.clone(), run.epoch, table.clone());
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = files.entry(key).or_default();
+        *count += 1;
+        if *count >= layout::FILES_MAX {
+            return Err(Error::settings(
+                "the table makes too many files; raise max-file-size-bytes",
+            ));
+        }
+        Ok(*count)
+    }
+
+    /// Writes the rows of a partition as files, none of which anybody knows yet.
+    async fn write_files(
+        &self,
+        run: &Run,
+        table: &TableSchema,
+        partition: &Partition,
+        batches: BatchStream,
+    ) -> Result<(Vec<DataFile>, u64, u64)> {
+        let mut upload = None;
+        match self.write_into(&mut upload, run, table, partition, batches).await {
+            Ok(written) => Ok(written),
+            Err(error) => {
+                if let Some(upload) = upload {
+                    upload.abort().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_into(
+        &self,
+        upload: &mut Option<Upload>,
+        run: &Run,
+        table: &TableSchema,
+        partition: &Partition,
+        mut batches: BatchStream,
+    ) -> Result<(Vec<DataFile>, u64, u64)> {
+        let folder = layout::partition(&self.store, &table.name, partition);
+        let (mut files, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            rows += batch.num_rows() as u64;
+            bytes += batch_bytes(&batch) as u64;
+            let file = match &mut *upload {
+                Some(file) => file,
+                none => {
+                    let number = self.next_file(run, &table.name)?;
+                    let name = layout::file_name(run.epoch, number, self.settings.data_format);
+                    let path = folder.clone().join(name.as_str());
+                    none.insert(Upload::begin(
+                        &self.store,
+                        path,
+                        partition.number,
+                        table,
+                        &self.settings,
+                        &batch,
+                    )?)
+                }
+            };
+            let size = file.write(batch).await?;
+            if size >= self.settings.max_file_size_bytes
+                && let Some(full) = upload.take()
+            {
+                files.push(full.finish().await?);
+                fault::point("folder-target-after-file")?;
+            }
+        }
+        if let Some(last) = upload.take() {
+            files.push(last.finish().await?);
+            fault::point("folder-target-after-file")?;
+        }
+        Ok((files, rows, bytes))
+    }
+
+    /// Removes what earlier loads of a table left; refuses files that are not dms's.
+    async fn clear(&self, table: &TableName) -> Result<()> {
+        let (manifests, ours) = self.records(table).await?;
+        let data = self.store.list(&layout::data(&self.store, table)).await?;
+        for object in &data {
+            let name = object.location.filename().unwrap_or_default();
+            if !layout::is_file_name(name) || !ours {
+                return Err(foreign(&object.location, table));
+            }
+        }
+        // The manifests first: a reader must not see a table whose files are going.
+        for manifest in manifests {
+            self.store.delete(&manifest).await?;
+        }
+        for object in data {
+            self.store.delete(&object.location).await?;
+        }
+        Ok(())
+    }
+
+    /// A table's manifests, and whether any task of dms has ever begun it here.
+    async fn records(&self, table: &TableName) -> Result<(Vec<object_store::path::Path>, bool)> {
+        let manifests = self.store.list(&layout::table_manifests(&self.store, table)).await?;
+        let manifests: Vec<_> = manifests.into_iter().map(|object| object.location).collect();
+        let mut ours = !manifests.is_empty();
+        if !ours {
+            let wanted = format!(
+                "/loads/{}/{}/",
+                object_store::path::PathPart::from(table.schema.as_str()).as_ref(),
+                object_store::path::PathPart::from(table.name.as_str()).as_ref()
+            );
+            let tasks = self.store.list(&self.store.path(["_dms", "tasks"])).await?;
+            ours = tasks.iter().any(|object| object.location.as_ref().contains(&wanted));
+        }
+        Ok((manifests, ours))
+    }
+}
+
+fn foreign(path: &object_store::path::Path, table: &TableName) -> Error {
+    Error::new(
+        ErrorKind::Constraint,
+        format!(
+            "the table's folder holds {path}, which no load of dms wrote; move it away or choose \
+             another folder"
+        ),
+    )
+    .context("table", table)
+}
+
+#[async_trait]
+impl Target for FolderTarget {
+    fn info(&self) -> EndpointInfo {
+        self.store.info()
+    }
+
+    fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping> {
+        let format = self.settings.data_format;
+        table.columns.iter().map(|column| format::mapping(column, format)).collect()
+    }
+
+    async fn check(&self) -> Result<()> {
+        // Whether objects can be written shows only when one is: a listing is all that changes
+        // nothing.
+        self.store.list(&self.store.path(["_dms"])).await.map(|_| ())
+    }
+
+    async fn begin(&self, task: &str) -> Result<TaskProgress> {
+        progress::begin(&self.store, task).await
+    }
+
+    async fn prepare(
+        &self,
+        run: &Run,
+        table: &TableSchema,
+        mode: TablePrepMode,
+        partitions: &[Partition],
+        position: Option<&Position>,
+    ) -> Result<()> {
+        progress::check_epoch(&self.store, run).await?;
+        let existing = !self.store.list(&layout::data(&self.store, &table.name)).await?.is_empty()
+            || progress::manifest(&self.store, &table.name).await?.is_some();
+        if existing && mode == TablePrepMode::DoNothing {
+            return Err(Error::schema(
+                "the table is there already, and rows cannot be added to files under mode \
+                 DO_NOTHING; use DROP_AND_CREATE or TRUNCATE_BEFORE_LOAD, or another folder",
+            )
+            .context("table", &table.name));
+        }
+        self.clear(&table.name).await?;
+        fault::point("folder-target-prepare")?;
+        let record = LoadRecord {
+            version: VERSION,
+            load: run.epoch,
+            table: table.clone(),
+            partitions: partitions.to_vec(),
+            position: position.cloned(),
+            format: self.settings.data_format,
+            csv: self.settings.csv_dialect(),
+        };
+        let path = layout::load(&self.store, &run.task, &table.name, run.epoch);
+        self.store.put(&path, &record, false).await?;
+        // What earlier loads recorded counts no more.
+        for old in
+            self.store.list(&layout::table_loads(&self.store, &run.task, &table.name)).await?
+        {
+            if old.location != path {
+                self.store.delete(&old.location).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn load(
+        &self,
+        run: &Run,
+        table: &TableSchema,
+        partition: &Partition,
+        position: Option<&Position>,
+        batches: BatchStream,
+    ) -> Result<Receipt> {
+        progress::check_epoch(&self.store, run).await?;
+        let record = progress::load_record(&self.store, &run.task, &table.name).await?;
+        if record.format != self.settings.data_format || record.csv != self.settings.csv_dialect() {
+            return Err(Error::settings(
+                "the table was begun in another format; load it again (start type reload)",
+            )
+            .context("table", &table.name));
+        }
+        let number = partition.number;
+        let held = progress::partition_record(&self.store, &run.task, &record, number).await?;
+        if let Some(held) = held {
+            return Ok(held.receipt);
+        }
+        let written = self.write_files(run, table, partition, batches).await;
+        let (files, rows, bytes) = written.context("table", &table.name)?;
+        let receipt =
+            Receipt { partition: partition.number, rows, bytes, position: position.cloned() };
+        let complete = PartitionRecord {
+            version: VERSION,
+            load: record.load,
+            receipt: receipt.clone(),
+            files,
+        };
+        fault::point("folder-target-before-receipt")?;
+        progress::check_epoch(&self.store, run).await?;
+        let path = layout::receipt(
+            &self.store,
+            &run.task,
+            &table.name,
+            record.load,
+            partition.number,
+            run.epoch,
+        );
+        self.store.put(&path, &complete, false).await?;
+        fault::point("folder-target-after-receipt")?;
+        Ok(receipt)
+    }
+
+    async fn finish(&self, run: &Run, table: &TableSchema) -> Result<()> {
+        progress::check_epoch(&self.store, run).await?;
+        let record = progress::load_record(&self.store, &run.task, &table.name).await?;
+        let complete = progress::partition_records(&self.store, &run.task, &record).await?;
+        let missing = record.partitions.iter().find(|partition| {
+            !complete.iter().any(|held| held.receipt.partition == partition.number)
+        });
+        if let Some(missing) = missing {
+            return Err(Error::schema("the table is not complete: a partition is missing")
+                .context("table", &table.name)
+                .context("partition", missing.number));
+        }
+        let manifest = Manifest {
+            version: VERSION,
+            task: run.task.clone(),
+            load: record.load,
+            table: table.clone(),
+            format: record.format,
+            csv: record.csv,
+            rows: complete.iter().map(|held| held.receipt.rows).sum(),
+            bytes: complete.iter().map(|held| held.receipt.bytes).sum(),
+            position: record.position,
+            files: complete.into_iter().flat_map(|held| held.files).collect(),
+        };
+        // Files of runs that were killed or fenced.
+        for object in self.store.list(&layout::data(&self.store, &table.name)).await? {
+            let relative = self.store.relative(&object.location);
+            let left = layout::is_file_name(object.location.filename().unwrap_or_default());
+            if left && !manifest.files.iter().any(|file| file.path == relative) {
+                self.store.delete(&object.location).await?;
+            }
+        }
+        fault::point("folder-target-before-manifest")?;
+        let path = layout::manifest(&self.store, &table.name, record.load);
+        self.store.put(&path, &manifest, false).await?;
+        Ok(())
+    }
+}
