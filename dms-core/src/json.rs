@@ -55,12 +55,17 @@ fn suggestion(message: &str) -> String {
 /// The name among `known` that `name` is most like, if any is near.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let likeness =
-        |other: &str| strsim::jaro_winkler(&name.to_ascii_lowercase(), &other.to_ascii_lowercase());
+    let name = name.to_ascii_lowercase();
+    // The one sees shared beginnings, the other swapped letters.
+    let likeness = |other: &str| {
+        let other = other.to_ascii_lowercase();
+        strsim::jaro_winkler(&name, &other)
+            .max(strsim::normalized_damerau_levenshtein(&name, &other))
+    };
     known
         .iter()
         .map(|other| (likeness(other), *other))
-        .filter(|(likeness, _)| *likeness > 0.7)
+        .filter(|(likeness, _)| *likeness > 0.65)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)
 }

@@ -12,6 +12,7 @@ pub mod position;
 pub mod retry;
 pub mod schema;
 pub mod task;
+pub mod validation;
 pub mod value;
 
 pub use arrow;

@@ -42,6 +42,12 @@ impl Cell<'_> {
     }
 }
 
+/// Whether the file stores text as UTF-8.
+pub(super) fn is_utf8(connection: &Connection) -> rusqlite::Result<bool> {
+    let encoding: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
+    Ok(encoding == "UTF-8")
+}
+
 /// A query under way.
 #[derive(Debug)]
 pub(super) struct Cursor<'conn> {
@@ -57,7 +63,7 @@ pub(super) struct Cursor<'conn> {
 impl<'conn> Cursor<'conn> {
     /// Prepares one query.
     pub(super) fn prepare(connection: &'conn Connection, sql: &str) -> rusqlite::Result<Self> {
-        let encoding: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
+        let utf8 = is_utf8(connection)?;
         let length = c_int::try_from(sql.len()).map_err(|_| rusqlite::Error::InvalidQuery)?;
         let mut statement = std::ptr::null_mut();
         // SAFETY: the handle is open for as long as the connection is borrowed and is never closed
@@ -82,7 +88,7 @@ impl<'conn> Cursor<'conn> {
         Ok(Self {
             statement,
             database,
-            utf8: encoding == "UTF-8",
+            utf8,
             columns: usize::try_from(columns).unwrap_or(0),
             connection: PhantomData,
         })

@@ -10,10 +10,12 @@ use rusqlite::{Connection, OptionalExtension};
 use super::ENGINE;
 use super::cursor::{Cell, Cursor};
 use super::error::convert;
+use super::histogram::histogram;
+use super::partition::{STRETCHES_MIN, column as qualified, split_column};
 use super::settings::SqliteSettings;
 use super::state::CONTROL_TABLES;
 use super::types::{self, SCHEMA};
-use crate::sql::{quote, quote_all};
+use crate::sql::quote;
 
 /// How many rows are looked at to estimate a row's size.
 const SAMPLE_ROWS: usize = 64;
@@ -99,8 +101,6 @@ fn table(
     for (name, declaration, not_null, pk, hidden) in described {
         let given = settings.column_type(&listed.name, &name).cloned();
         let ty = given.unwrap_or_else(|| types::logical_type(&declaration));
-        // The generation suffix that SQLite shows as part of the type is no part of it.
-        let declaration = declaration.replace(" GENERATED ALWAYS", "");
         let mut column = Column::new(&name, ty).with_native_type(ENGINE, declaration);
         // Other key columns may hold NULL, which SQLite keeps for compatibility with its past.
         let rowid_alias = pk > 0 && key_columns == 1 && is_integer(&column);
@@ -126,9 +126,12 @@ fn table(
             let declaration = options.join(", ");
             table.native_options = Some(NativeType { engine: ENGINE.to_owned(), declaration });
         }
-        table.row_estimate = row_estimate(connection, &table)?;
+        // However wrong an estimate is, no table is larger than its file.
+        let file_bytes = file_bytes(connection)?;
+        table.row_estimate = row_estimate(connection, &table)?.map(|rows| rows.min(file_bytes));
         let row_bytes = row_bytes(connection, &table)?;
-        table.byte_estimate = table.row_estimate.map(|rows| rows.saturating_mul(row_bytes));
+        let bytes = table.row_estimate.map(|rows| rows.saturating_mul(row_bytes).min(file_bytes));
+        table.byte_estimate = bytes;
     }
     Ok(table)
 }
@@ -206,17 +209,21 @@ fn row_estimate(connection: &Connection, table: &TableSchema) -> Result<Option<u
             return Ok(rows);
         }
     }
-    let Some(rowid) = rowid_name(table) else { return Ok(None) };
-    let name = quote(&table.name.name);
-    // Two statements: SQLite answers each of them by one seek, but not both at once.
-    let bound = |function: &str| -> Result<Option<i64>> {
-        let sql = format!("SELECT {function}({rowid}) FROM main.{name}");
-        connection.query_row(&sql, [], |row| row.get(0)).map_err(failed)
-    };
-    Ok(Some(match (bound("min")?, bound("max")?) {
-        (Some(min), Some(max)) => max.abs_diff(min).saturating_add(1),
-        _ => 0,
-    }))
+    let Some(column) = split_column(table) else { return Ok(None) };
+    let name = format!("main.{}", quote(&table.name.name));
+    let stretches = histogram(connection, &name, &quote(&column), STRETCHES_MIN)?;
+    let rows = stretches.iter().fold(0u64, |sum, stretch| sum.saturating_add(stretch.rows));
+    Ok(Some(rows))
+}
+
+fn file_bytes(connection: &Connection) -> Result<u64> {
+    connection
+        .query_row(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|error| convert(error, "the file's size cannot be read"))
 }
 
 /// The average size of the first rows, in bytes; at least 1.
@@ -225,11 +232,11 @@ fn row_bytes(connection: &Connection, table: &TableSchema) -> Result<u64> {
     // The length of a value is in the row's header: large values are not read for it.
     let lengths = table.columns.iter().filter(|column| !column.generated);
     let lengths: Vec<String> =
-        lengths.map(|column| format!("octet_length({})", quote(&column.name))).collect();
+        lengths.map(|column| format!("octet_length({})", qualified(&column.name))).collect();
     let sql = format!(
-        "SELECT {} FROM main.{} LIMIT {SAMPLE_ROWS}",
+        "SELECT {} FROM main.{} AS t LIMIT {SAMPLE_ROWS}",
         if lengths.is_empty() { "1".to_owned() } else { lengths.join(", ") },
-        quote_all([&table.name.name])
+        quote(&table.name.name)
     );
     let mut cursor = Cursor::prepare(connection, &sql).map_err(failed)?;
     let (mut rows, mut bytes) = (0u64, 0u64);

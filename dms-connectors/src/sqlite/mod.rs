@@ -17,6 +17,7 @@ mod decode;
 mod discover;
 mod encode;
 mod error;
+mod histogram;
 mod literal;
 mod partition;
 mod settings;

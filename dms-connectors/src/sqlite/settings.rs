@@ -23,6 +23,7 @@ pub enum Temporal {
     Canonical,
     /// Any spelling of ISO 8601 with the same meaning: `T` for the space, seconds left out, any
     /// number of digits. The value arrives, its spelling does not.
+    #[serde(rename = "iso-8601")]
     Iso8601,
 }
 
@@ -75,7 +76,7 @@ impl SqliteSettings {
     }
 
     /// Reads `sqlite:///absolute/path`, `sqlite://relative/path` or `sqlite:path`, percent-decoded,
-    /// and the options `busy-timeout-ms`, `column-types`, `temporal` (`canonical`, `iso8601`) and
+    /// and the options `busy-timeout-ms`, `column-types`, `temporal` (`canonical`, `iso-8601`) and
     /// `file-bytes-max`.
     ///
     /// # Errors
@@ -156,7 +157,7 @@ mod tests {
             assert_eq!(settings.path, Path::new(path));
         }
         let mut endpoint = EndpointSettings::new("sqlite:a.db");
-        endpoint.options.insert("temporl".into(), "iso8601".into());
+        endpoint.options.insert("temporl".into(), "iso-8601".into());
         let error = SqliteSettings::from_endpoint(&endpoint).unwrap_err().to_string();
         assert!(error.contains("temporl") && error.contains("temporal"), "{error}");
         assert!(SqliteSettings::from_endpoint(&EndpointSettings::new("sqlite:a%zz")).is_err());

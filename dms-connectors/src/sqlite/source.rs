@@ -6,22 +6,22 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use dms_core::batch::BatchSender;
-use dms_core::endpoint::{EndpointInfo, ReadRequest, Snapshot, Source};
-use dms_core::mapping::Selection;
+use dms_core::endpoint::{EndpointInfo, PartitionRange, ReadRequest, Snapshot, Source};
+use dms_core::mapping::{Filter, Selection, rows_in_range};
 use dms_core::schema::{Catalog, LogicalType, TableSchema};
 use dms_core::{Error, Result};
-use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, ErrorCode};
 
-use super::cursor::{Cell, Cursor};
+use super::cursor::{self, Cell, Cursor};
 use super::decode::{Decode, Misfit, decoder};
 use super::discover::{self, rowid_name};
 use super::error::convert;
-use super::partition::Condition;
+use super::partition::{Condition, column};
 use super::settings::{SqliteSettings, Temporal};
 use super::snapshot::{self, SqliteSnapshot, blocking};
 use super::types;
-use crate::sql::{quote, quote_all};
+use crate::sql::quote;
 
 /// A SQLite file that is read.
 #[derive(Debug, Clone)]
@@ -72,10 +72,18 @@ impl Source for SqliteSource {
     }
 }
 
+const DOING: &str = "the table cannot be read";
+
+/// The most bytes of a batch, whatever is asked for: with one more value, of SQLite's longest, its
+/// columns stay below the 2^31 of Arrow's offsets.
+const BATCH_BYTES_MAX: usize = 1 << 30;
+
 /// One partition being read.
 pub(super) struct Reading<'a> {
     cursor: Cursor<'a>,
     request: &'a ReadRequest,
+    /// The partition's range, unless SQLite sees to it.
+    range: Option<&'a PartitionRange>,
     /// The requested columns, then those that only the filter looks at.
     decoders: Vec<Box<dyn Decode>>,
     /// As read, and as delivered.
@@ -92,10 +100,24 @@ impl<'a> Reading<'a> {
         spelling: Temporal,
     ) -> Result<Self> {
         let table = &*request.table;
+        let mut condition = Condition::default();
+        let utf8 = cursor::is_utf8(connection).map_err(|error| convert(error, DOING))?;
+        let range = &request.partition.range;
+        let range = (!condition.partition(table, range, utf8)?).then_some(range);
+        if let Some(filter) = &request.filter {
+            check(table, filter)?;
+            condition.filter(table, filter, utf8);
+        }
+        // What rows are chosen by is read too.
+        let filtered = request.filter.iter().flat_map(|filter| &filter.columns);
+        let mut chosen_by: Vec<&String> = filtered.map(|(name, _)| name).collect();
+        if let Some(PartitionRange::Columns { columns, .. }) = range {
+            chosen_by.extend(columns);
+        }
         let mut places = request.columns.clone();
-        for (name, _) in request.filter.iter().flat_map(|filter| &filter.columns) {
+        for name in chosen_by {
             let place = table.column_index(name).ok_or_else(|| {
-                Error::settings("the filter names a column that the table does not have")
+                Error::settings("the table does not have the column that rows are chosen by")
                     .context("column", name)
             })?;
             if !places.contains(&place) {
@@ -105,52 +127,31 @@ impl<'a> Reading<'a> {
         let read = ReadRequest { columns: places, ..request.clone() }.projected()?;
         let decoders = read.columns.iter().map(|column| decoder(column, spelling));
         let decoders = decoders.collect::<Result<Vec<_>>>()?;
-        let mut condition = Condition::default();
-        condition.partition(table, &request.partition.range)?;
-        if let Some(filter) = &request.filter {
-            condition.filter(table, filter);
-        }
-        let columns: Vec<String> = read.columns.iter().map(|column| quote(&column.name)).collect();
-        // Behind the columns, what names a row in an error.
-        let locator = match rowid_name(table) {
-            Some(rowid) => vec![rowid.to_owned()],
-            None => table.primary_key.iter().map(|name| quote(name)).collect(),
-        };
-        let list: Vec<String> = columns.into_iter().chain(locator).collect();
-        let list = if list.is_empty() { "NULL".to_owned() } else { list.join(", ") };
-        let sql = format!(
-            "SELECT {list} FROM main.{}{}",
-            quote_all([&table.name.name]),
-            condition.clause()
-        );
-        let failed = |error| convert(error, "the table cannot be read");
-        let mut cursor = Cursor::prepare(connection, &sql).map_err(failed)?;
-        for (index, value) in condition.parameters.iter().enumerate() {
-            cursor.bind(index + 1, cell(value)).map_err(failed)?;
-        }
+        let cursor = query(connection, table, &read, &condition)?;
         let row_bytes = read.columns.iter().map(|column| fixed_bytes(&column.logical_type)).sum();
-        Ok(Self { cursor, request, decoders, read_schema: read.arrow_schema(), read, row_bytes })
+        let read_schema = read.arrow_schema();
+        Ok(Self { cursor, request, range, decoders, read_schema, read, row_bytes })
     }
 
     /// Sends every batch; ends early, and in good order, when nobody takes them any more.
     pub(super) fn send_all(mut self, sender: &BatchSender) -> Result<()> {
         let limit = self.request.limit;
+        let bytes_max = limit.bytes.min(BATCH_BYTES_MAX);
         let (mut rows, mut bytes) = (0, 0);
-        let failed = |error| convert(error, "the table cannot be read");
+        let failed = |error| convert(error, DOING);
         while self.cursor.step().map_err(failed)? {
             bytes += self.row_bytes + self.append_row()?;
             rows += 1;
-            if rows >= limit.rows || bytes >= limit.bytes {
-                if sender.blocking_send(self.batch(rows)?).is_err() {
+            if rows >= limit.rows || bytes >= bytes_max {
+                if !send(sender, self.batch(rows)?) {
                     return Ok(());
                 }
                 (rows, bytes) = (0, 0);
             }
         }
         if rows > 0 {
-            let batch = self.batch(rows)?;
             // A reader that is gone wants nothing.
-            let _ = sender.blocking_send(batch);
+            send(sender, self.batch(rows)?);
         }
         Ok(())
     }
@@ -171,15 +172,30 @@ impl<'a> Reading<'a> {
         let columns = self.decoders.iter_mut().map(|decoder| decoder.finish()).collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = Arc::clone(&self.read_schema);
-        let batch =
-            RecordBatch::try_new_with_options(schema, columns, &options).map_err(|error| {
-                // The only thing a decoder cannot see is whether its column may be NULL.
-                Error::data("a column declared NOT NULL holds NULL").with_source(error)
-            })?;
-        let Some(filter) = &self.request.filter else { return Ok(batch) };
-        let batch = filter.apply(&self.read, &batch)?;
+        let batch = RecordBatch::try_new_with_options(schema, columns, &options)
+            .map_err(|error| self.null_misfit(error))?;
+        if self.range.is_none() && self.request.filter.is_none() {
+            return Ok(batch);
+        }
+        let batch = match self.range {
+            Some(range) => rows_in_range(&self.read, range, &batch)?,
+            None => batch,
+        };
+        let batch = match &self.request.filter {
+            Some(filter) => filter.apply(&self.read, &batch)?,
+            None => batch,
+        };
         let requested: Vec<usize> = (0..self.request.columns.len()).collect();
         Ok(batch.project(&requested)?)
+    }
+
+    /// The only thing that a decoder cannot see is whether its column may be NULL.
+    fn null_misfit(&self, error: arrow::error::ArrowError) -> Error {
+        Error::data(
+            "NULL in a column declared NOT NULL; correct the value (`PRAGMA integrity_check` finds \
+             its row), or exclude the table",
+        )
+        .with_source(error)
     }
 
     fn misfit(&self, index: usize, misfit: Misfit) -> Error {
@@ -189,9 +205,20 @@ impl<'a> Reading<'a> {
         };
         let locator = self.decoders.len()..self.cursor.columns();
         let row: Vec<String> = locator.map(|place| show(self.cursor.value(place))).collect();
+        let temporal = matches!(
+            column.logical_type,
+            LogicalType::Time { .. }
+                | LogicalType::Timestamp { .. }
+                | LogicalType::TimestampTz { .. }
+        );
+        let remedy = if temporal && matches!(self.cursor.value(index), Cell::Text(_)) {
+            "take other spellings by the source's option temporal: \"iso-8601\", or "
+        } else {
+            ""
+        };
         Error::data(format!(
-            "{found} where a column of type {} holds {}; correct the value, or carry the column as \
-             it is by the source's option column-types: {{\"{}.{}\": \"other('{}')\"}}",
+            "{found} where a column of type {} holds {}; correct the value, or {remedy}carry the \
+             column as it is by the source's option column-types: {{\"{}.{}\": \"other('{}')\"}}",
             column.logical_type,
             misfit.0,
             self.read.name,
@@ -201,6 +228,52 @@ impl<'a> Reading<'a> {
         .context("column", &column.name)
         .context("row", row.join(", "))
     }
+}
+
+/// The query of a partition's rows: the columns, then what names a row in an error.
+fn query<'a>(
+    connection: &'a Connection,
+    table: &TableSchema,
+    read: &TableSchema,
+    condition: &Condition,
+) -> Result<Cursor<'a>> {
+    let mut list: Vec<String> = read.columns.iter().map(|c| column(&c.name)).collect();
+    match rowid_name(table) {
+        Some(rowid) => list.push(column(rowid)),
+        None => list.extend(table.primary_key.iter().map(|name| column(name))),
+    }
+    let list = if list.is_empty() { "NULL".to_owned() } else { list.join(", ") };
+    let name = quote(&table.name.name);
+    let sql = format!("SELECT {list} FROM main.{name} AS t{}", condition.clause());
+    let mut cursor = Cursor::prepare(connection, &sql).map_err(|error| {
+        let changed = error.sqlite_error_code() == Some(ErrorCode::Unknown);
+        let doing = "the table is not as it was found; run the task again";
+        if changed { Error::schema(doing).with_source(error) } else { convert(error, DOING) }
+    })?;
+    for (index, value) in condition.parameters.iter().enumerate() {
+        cursor.bind(index + 1, cell(value)).map_err(|error| convert(error, DOING))?;
+    }
+    Ok(cursor)
+}
+
+/// Refuses filters with values that their columns cannot hold.
+fn check(table: &TableSchema, filter: &Filter) -> Result<()> {
+    for (name, alternatives) in &filter.columns {
+        let ty = &table.column(name)?.logical_type;
+        for value in alternatives.iter().flat_map(|condition| &condition.values) {
+            value.to_array(ty).map_err(|error| {
+                Error::settings("a filter's value is not one of its column")
+                    .with_source(error)
+                    .context("column", name)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the batch was wanted.
+fn send(sender: &BatchSender, batch: RecordBatch) -> bool {
+    if batch.num_rows() == 0 { !sender.is_closed() } else { sender.blocking_send(batch).is_ok() }
 }
 
 /// Bytes that a value of the type takes beside its variable part.

@@ -164,11 +164,7 @@ impl FullLoad {
         let started = Instant::now();
         let plans = self.plan().await?;
         Assessment::new(&plans, &*self.target, &self.settings.accept_loss).accept()?;
-        let retry = RetryPolicy {
-            retries: self.settings.retries,
-            interval: std::time::Duration::from_millis(200),
-            interval_max: std::time::Duration::from_secs(30),
-        };
+        let retry = self.settings.retry_policy();
         let progress = self.target.begin(&self.name).await.context("side", "target")?;
         fault::point("full-load-begun")?;
         let snapshot = self.snapshot(&plans, &retry, &stop).await?;

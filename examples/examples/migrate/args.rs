@@ -44,7 +44,7 @@ pub(crate) struct Run {
     /// Load every table again, whatever the target holds
     #[arg(long)]
     pub(crate) reload: bool,
-    /// Show no progress
+    /// Show no progress and no summary, only what went wrong
     #[arg(long)]
     pub(crate) quiet: bool,
 }

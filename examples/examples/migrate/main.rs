@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
         Command::Run(run) => run::run(run, &stop).await,
         Command::Check { task } => until(&stop, check::check(task)).await,
         Command::Show { task } => task::show(task),
-        Command::Validate(validate) => until(&stop, validate::validate(validate)).await,
+        Command::Validate(validate) => until(&stop, validate::validate(validate, &stop)).await,
     };
     ended.unwrap_or_else(|error| {
         eprintln!("{error}");

@@ -1,0 +1,38 @@
+//! `migrate validate`, and the comparison at the end of `migrate run`.
+
+use std::process::ExitCode;
+
+use dms_core::Result;
+use dms_core::task::TaskDefinition;
+use dms_core::validation::{Validation, ValidationReport};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{args, task};
+
+/// Compares both sides and reports the keys that differ.
+pub(crate) async fn validate(
+    args: &args::Validate,
+    stop: &CancellationToken,
+) -> Result<ExitCode> {
+    let definition = task::read(&args.task)?;
+    let report = compare(&definition, stop).await?;
+    if args.json {
+        println!("{:#}", json!(report));
+    } else {
+        println!("{report}");
+    }
+    Ok(if report.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Compares what the source holds now, as the task would load it, with what the target holds.
+pub(crate) async fn compare(
+    definition: &TaskDefinition,
+    stop: &CancellationToken,
+) -> Result<ValidationReport> {
+    let (source, target) = (task::source(definition).await?, task::target(definition).await?);
+    let written = task::target_as_source(definition).await?;
+    let load = task::full_load(definition, source.clone(), target);
+    let plans = load.plan().await?;
+    Validation::new(source, written, plans).run(stop.clone()).await
+}
