@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use arrow::array::types::{
     ArrowPrimitiveType, Date32Type, Decimal128Type, Decimal256Type, DurationMicrosecondType,
-    DurationNanosecondType, Float64Type, Int64Type, IntervalMonthDayNanoType,
-    Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampNanosecondType,
-    Float32Type, Int8Type, Int16Type, Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DurationNanosecondType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    IntervalMonthDayNanoType, Time64MicrosecondType, Time64NanosecondType,
+    TimestampMicrosecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
 };
 use arrow::array::{
     ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, GenericBinaryBuilder, GenericStringBuilder,
@@ -148,15 +149,13 @@ pub(super) fn decoder(column: &Column, spelling: Temporal) -> Result<Box<dyn Dec
                 bits.contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0' | b'1'))
             })
         }
-        LogicalType::TimeTz { .. } => {
-            TextForm::boxed("a time HH:MM:SS+HH:MM", |cell, out| {
-                let Some(text) = text_of(cell).filter(|text| is_zoned_time(text)) else {
-                    return false;
-                };
-                out.push_str(text);
-                true
-            })
-        }
+        LogicalType::TimeTz { .. } => TextForm::boxed("a time HH:MM:SS+HH:MM", |cell, out| {
+            let Some(text) = text_of(cell).filter(|text| is_zoned_time(text)) else {
+                return false;
+            };
+            out.push_str(text);
+            true
+        }),
         LogicalType::Date => {
             Primitive::<Date32Type, _>::boxed(ty, "a date YYYY-MM-DD", |cell| match cell {
                 Cell::Text(text) => temporal::parse_date(text),

@@ -221,8 +221,9 @@ fn file_bytes(connection: &Connection) -> Result<u64> {
         .query_row(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
             [],
-            |row| row.get(0),
+            |row| row.get::<_, i64>(0),
         )
+        .map(i64::unsigned_abs)
         .map_err(|error| convert(error, "the file's size cannot be read"))
 }
 

@@ -83,9 +83,8 @@ impl Encoder {
         // Declared by SQLite without a precision: none or six. Of our own declaring: as it says.
         let ours = types::declaration(column);
         let from_sqlite = column.native_in(ENGINE) == Some(ours.as_str());
-        let digits = |precision: u8| {
-            types::fraction_digits(column).or((!from_sqlite).then_some(precision))
-        };
+        let digits =
+            |precision: u8| types::fraction_digits(column).or((!from_sqlite).then_some(precision));
         let unit = |precision: u8| if precision <= 6 { MICROS } else { NANOS };
         let storage = types::storage(column);
         Ok(match &column.logical_type {

@@ -96,7 +96,9 @@ impl<'a> Sampler<'a> {
 fn sample(statement: &mut Statement<'_>, from: i64, to: i64) -> Result<Option<(u64, i64, i64)>> {
     let seen = statement.query_row([from, to], |row| {
         Ok(match (row.get(0)?, row.get(1)?, row.get(2)?) {
-            (rows @ 1u64.., Sql::Integer(low), Sql::Integer(high)) => Some((rows, low, high)),
+            (rows @ 1i64.., Sql::Integer(low), Sql::Integer(high)) => {
+                Some((rows.unsigned_abs(), low, high))
+            }
             _ => None,
         })
     });

@@ -230,7 +230,10 @@ fn is_type_name(text: &str) -> bool {
     // Outside quotes: words; inside: anything, as a quote that is doubled ends and begins anew.
     let plain = name.split('"').step_by(2).collect::<String>();
     let words = |c: char| c.is_alphanumeric() || c == '_' || c == ' ';
-    numbers && name.matches('"').count() % 2 == 0 && plain.chars().all(words) && !name.contains('\0')
+    numbers
+        && name.matches('"').count() % 2 == 0
+        && plain.chars().all(words)
+        && !name.contains('\0')
 }
 
 /// The name of a logical type, from which [`logical_type`] gives it back.
@@ -399,13 +402,51 @@ mod tests {
     #[test]
     fn every_type_that_a_target_declares_reads_back() {
         for ty in [
-            "boolean", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-            "float32", "float64", "decimal(15,2)", "decimal(16,2)", "decimal(76,10)",
-            "decimal(5,-2)", "numeric", "char(3)", "text", "text(10)", "clob", "binary(4)", "bytes",
-            "bytes(7)", "blob", "date", "time(0)", "time(9)", "timetz(6)", "timespan(6)",
-            "timestamp(0)", "timestamp(9)", "timestamptz(3)", "interval", "uuid", "json",
-            "enum('new','paid')", "enum()", "set('a','b')", "bit(3)", "varbit(3)", "varbit",
-            "geometry", "other('tsvector')", "other('POINT')", "other('sqlite any')",
+            "boolean",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "float32",
+            "float64",
+            "decimal(15,2)",
+            "decimal(16,2)",
+            "decimal(76,10)",
+            "decimal(5,-2)",
+            "numeric",
+            "char(3)",
+            "text",
+            "text(10)",
+            "clob",
+            "binary(4)",
+            "bytes",
+            "bytes(7)",
+            "blob",
+            "date",
+            "time(0)",
+            "time(9)",
+            "timetz(6)",
+            "timespan(6)",
+            "timestamp(0)",
+            "timestamp(9)",
+            "timestamptz(3)",
+            "interval",
+            "uuid",
+            "json",
+            "enum('new','paid')",
+            "enum()",
+            "set('a','b')",
+            "bit(3)",
+            "varbit(3)",
+            "varbit",
+            "geometry",
+            "other('tsvector')",
+            "other('POINT')",
+            "other('sqlite any')",
         ] {
             reads_back(&ty.parse().unwrap());
         }
@@ -446,7 +487,8 @@ mod tests {
         for bad in ["TEXT); DROP TABLE x; --", "TEXT \"a", "T(1", "T(x)", "a-b", "T \"a\0b\""] {
             assert!(!is_type_name(bad), "{bad}");
         }
-        let column = Column::new("c", LogicalType::text()).with_native_type(ENGINE, "X) AS SELECT 1");
+        let column =
+            Column::new("c", LogicalType::text()).with_native_type(ENGINE, "X) AS SELECT 1");
         assert_eq!(declaration(&column), "TEXT");
     }
 }
