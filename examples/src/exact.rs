@@ -30,7 +30,9 @@ pub fn compare(left: &Path, right: &Path) -> Result<Comparison> {
     let mut found = Comparison::default();
     let (names, right_names) = (tables(&left)?, tables(&right)?);
     if names != right_names {
-        found.differences.push(format!("tables {names:?} on the left, {right_names:?} on the right"));
+        found
+            .differences
+            .push(format!("tables {names:?} on the left, {right_names:?} on the right"));
     }
     for name in names.iter().filter(|name| right_names.contains(name)) {
         found.tables += 1;
@@ -116,7 +118,11 @@ fn quote(name: &str) -> String {
 }
 
 /// The first column in which two rows differ.
-fn difference(left: &Row<'_>, right: &Row<'_>, columns: &[(String, u32)]) -> Result<Option<String>> {
+fn difference(
+    left: &Row<'_>,
+    right: &Row<'_>,
+    columns: &[(String, u32)],
+) -> Result<Option<String>> {
     for (place, (name, _)) in columns.iter().enumerate() {
         let (left, right) = (left.get_ref(place)?, right.get_ref(place)?);
         let same = match (left, right) {

@@ -24,8 +24,12 @@ pub fn create(path: &Path, scale: f64, tables: &[&str]) -> rusqlite::Result<()> 
     connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
     for table in tables {
         match *table {
-            "region" => fill(&mut connection, table, REGION, RegionGenerator::new(scale, 1, 1).iter()),
-            "nation" => fill(&mut connection, table, NATION, NationGenerator::new(scale, 1, 1).iter()),
+            "region" => {
+                fill(&mut connection, table, REGION, RegionGenerator::new(scale, 1, 1).iter())
+            }
+            "nation" => {
+                fill(&mut connection, table, NATION, NationGenerator::new(scale, 1, 1).iter())
+            }
             "supplier" => {
                 fill(&mut connection, table, SUPPLIER, SupplierGenerator::new(scale, 1, 1).iter())
             }
@@ -36,7 +40,9 @@ pub fn create(path: &Path, scale: f64, tables: &[&str]) -> rusqlite::Result<()> 
             "partsupp" => {
                 fill(&mut connection, table, PARTSUPP, PartSuppGenerator::new(scale, 1, 1).iter())
             }
-            "orders" => fill(&mut connection, table, ORDERS, OrderGenerator::new(scale, 1, 1).iter()),
+            "orders" => {
+                fill(&mut connection, table, ORDERS, OrderGenerator::new(scale, 1, 1).iter())
+            }
             "lineitem" => {
                 fill(&mut connection, table, LINEITEM, LineItemGenerator::new(scale, 1, 1).iter())
             }
@@ -55,11 +61,10 @@ fn fill<R: Display>(
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(&format!("CREATE TABLE {table} ({columns})"))?;
-    let count = transaction.query_row(
-        "SELECT count(*) FROM pragma_table_info(?1)",
-        [table],
-        |row| row.get::<_, u32>(0),
-    )?;
+    let count =
+        transaction.query_row("SELECT count(*) FROM pragma_table_info(?1)", [table], |row| {
+            row.get::<_, u32>(0)
+        })?;
     let holes = vec!["?"; usize::try_from(count).unwrap_or(0)].join(", ");
     {
         let mut insert = transaction.prepare(&format!("INSERT INTO {table} VALUES ({holes})"))?;

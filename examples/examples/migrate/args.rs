@@ -6,10 +6,14 @@ use clap::{Parser, Subcommand};
 
 /// Runs, checks and validates database migrations described in JSON.
 #[derive(Debug, Parser)]
-#[command(name = "migrate", version, after_help = "Exit codes: 0 done; 1 failed, or differences \
+#[command(
+    name = "migrate",
+    version,
+    after_help = "Exit codes: 0 done; 1 failed, or differences \
     found; 2 the definition or the arguments are wrong; 130 stopped (run the same command again to \
     go on).\n\nThe environment variable RUST_LOG (for example RUST_LOG=info) turns on a log on \
-    stderr.")]
+    stderr."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

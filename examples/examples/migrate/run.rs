@@ -35,10 +35,10 @@ pub(crate) async fn run(args: &args::Run, stop: &CancellationToken) -> Result<Ex
     let validated = match compared {
         Some(compared) => {
             let compared = compared?;
-            if !args.quiet || !compared.is_equal() {
-                eprintln!("{compared}");
+            if !args.quiet || !compared.is_valid() {
+                eprint!("{compared}");
             }
-            compared.is_equal()
+            compared.is_valid()
         }
         None => true,
     };
@@ -84,7 +84,7 @@ fn as_json(
         }
     };
     match compared {
-        Some(Ok(compared)) => json["validation"] = json!(compared),
+        Some(Ok(compared)) => json["validation"] = validate::as_json(compared),
         Some(Err(error)) => json["validation"] = json!({"error": error.to_string()}),
         None => {}
     }

@@ -5,24 +5,21 @@ use std::process::ExitCode;
 use dms_core::Result;
 use dms_core::task::TaskDefinition;
 use dms_core::validation::{Validation, ValidationReport};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{args, task};
 
 /// Compares both sides and reports the keys that differ.
-pub(crate) async fn validate(
-    args: &args::Validate,
-    stop: &CancellationToken,
-) -> Result<ExitCode> {
+pub(crate) async fn validate(args: &args::Validate, stop: &CancellationToken) -> Result<ExitCode> {
     let definition = task::read(&args.task)?;
     let report = compare(&definition, stop).await?;
     if args.json {
-        println!("{:#}", json!(report));
+        println!("{:#}", as_json(&report));
     } else {
-        println!("{report}");
+        print!("{report}");
     }
-    Ok(if report.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_valid() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Compares what the source holds now, as the task would load it, with what the target holds.
@@ -34,5 +31,13 @@ pub(crate) async fn compare(
     let written = task::target_as_source(definition).await?;
     let load = task::full_load(definition, source.clone(), target);
     let plans = load.plan().await?;
-    Validation::new(source, written, plans).run(stop.clone()).await
+    Validation::new(source, written, plans)
+        .with_settings(definition.settings.clone())
+        .run(stop.clone())
+        .await
+}
+
+/// `valid` over all tables, then what each one is like.
+pub(crate) fn as_json(report: &ValidationReport) -> Json {
+    json!({"valid": report.is_valid(), "tables": report.tables})
 }

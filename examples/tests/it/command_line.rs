@@ -1,0 +1,155 @@
+//! Exit codes, output, bad definitions, secrets.
+
+use std::fs;
+
+use serde_json::{Value as Json, json};
+
+use crate::data;
+use crate::harness::{Ended, Lane, Place, end, migrate};
+
+/// A definition with one thing changed, run under a command.
+fn with(place: &Place, command: &str, change: impl FnOnce(&mut Json)) -> Ended {
+    let mut task: Json = serde_json::from_str(&fs::read_to_string(place.task()).unwrap()).unwrap();
+    change(&mut task);
+    let path = place.path("changed.json");
+    fs::write(&path, task.to_string()).unwrap();
+    let mut command = migrate(&[command, path.to_str().unwrap()]);
+    command.env("DMS_TEST_PASSWORD", "hunter2").env("RUST_LOG", "trace");
+    end(command)
+}
+
+#[test]
+fn wrong_arguments_exit_with_2_and_help_with_0() {
+    for arguments in [&["run"][..], &["walk"], &[], &["run", "--jsn", "x"], &["check", "a", "b"]] {
+        end(migrate(arguments)).with_code(2);
+    }
+    let help = end(migrate(&["--help"])).with_code(0);
+    assert!(help.stdout.contains("Exit codes"));
+}
+
+#[test]
+fn wrong_definitions_exit_with_2_and_say_what_was_meant() {
+    let place = Place::new(Lane::SqliteToParquet, &data::tables(10));
+    type Change = fn(&mut Json);
+    let cases: [(Change, &str); 10] = [
+        (|t| t["setings"] = json!({}), "did you mean \"settings\""),
+        (|t| t["settings"]["FullLoadSetings"] = json!({}), "did you mean \"FullLoadSettings\""),
+        (
+            |t| t["settings"]["Engine"]["PartitionByte"] = json!(1),
+            "did you mean \"PartitionBytes\"",
+        ),
+        (|t| t["source"]["busy-timeout"] = json!(1), "busy-timeout-ms"),
+        (|t| t["target"]["compresion"] = json!("zstd"), "did you mean \"compression\""),
+        (|t| t["source"]["url"] = json!("sqlit:///x.db"), "no connector"),
+        (|t| t["source"]["url"] = json!("sqlite:///${DMS_TEST_NOT_SET}"), "DMS_TEST_NOT_SET"),
+        (|t| t["migration-type"] = json!("cdc"), "not supported yet"),
+        (|t| t["migration-type"] = json!("full-load-and-cdc"), "not supported yet"),
+        (|t| t["table-mappings"]["rules"][0]["rule-actoin"] = json!("include"), "rule-action"),
+    ];
+    for (change, says) in cases {
+        for command in ["run", "check", "validate"] {
+            let ended = with(&place, command, change).with_code(2);
+            assert!(ended.stderr.contains(says), "{command}: no {says:?} in {ended:?}");
+        }
+    }
+    assert!(!place.target().exists(), "a wrong definition changes nothing");
+
+    let missing = end(migrate(&["run", "no-such-file.json"])).with_code(2);
+    assert!(missing.stderr.contains("no-such-file.json"));
+    let path = place.path("broken.json");
+    fs::write(&path, "{\"name\": ").unwrap();
+    end(migrate(&["run", path.to_str().unwrap()])).with_code(2);
+}
+
+#[test]
+fn secrets_stay_hidden() {
+    let place = Place::new(Lane::SqliteToParquet, &data::tables(10));
+    for command in ["show", "run", "check", "validate"] {
+        let in_url = with(&place, command, |t| {
+            t["source"]["url"] = json!("postgres://app:${DMS_TEST_PASSWORD}@db:1/shop");
+            t["source"]["password"] = json!("${DMS_TEST_PASSWORD}");
+        });
+        let in_option =
+            with(&place, command, |t| t["target"]["password"] = json!("${DMS_TEST_PASSWORD}"));
+        for ended in [in_url, in_option] {
+            assert!(ended.code == Some(if command == "show" { 0 } else { 2 }), "{ended:?}");
+            let all = format!("{ended:?}");
+            assert!(!all.contains("hunter2"), "{command}: {all}");
+        }
+    }
+}
+
+#[test]
+fn show_prints_every_default_and_can_be_run() {
+    let place = Place::new(Lane::SqliteToSqlite, &data::tables(10));
+    let shown = end(migrate(&["show", &place.task()])).with_code(0);
+    let json = shown.json();
+    assert_eq!(json["settings"]["FullLoadSettings"]["TargetTablePrepMode"], "DROP_AND_CREATE");
+    assert_eq!(json["settings"]["Engine"]["PartitionBytes"], 16384);
+    assert!(!place.target().exists());
+    let path = place.path("shown.json");
+    fs::write(&path, &shown.stdout).unwrap();
+    end(migrate(&["run", path.to_str().unwrap()])).with_code(0);
+    place.assert_equal();
+}
+
+#[test]
+fn check_tells_of_every_column_and_changes_nothing() {
+    let place = Place::new(Lane::SqliteToParquet, &data::tables(10));
+    let ended = end(migrate(&["check", &place.task()])).with_code(0);
+    for part in ["main.orders", "customer", "the task can run", "0 impossible"] {
+        assert!(ended.stdout.contains(part), "{part}: {ended:?}");
+    }
+    assert!(!place.target().exists(), "check changes nothing");
+
+    // A change of type that may lose digits is marked.
+    let rule = json!({
+        "rule-type": "transformation", "rule-id": "2", "rule-name": "2",
+        "rule-target": "column", "rule-action": "change-data-type",
+        "object-locator": {"schema-name": "main", "table-name": "orders", "column-name": "id"},
+        "data-type": {"type": "string", "length": 3},
+    });
+    let ended = with(&place, "check", |t| {
+        t["table-mappings"]["rules"].as_array_mut().unwrap().push(rule);
+    });
+    assert!(ended.code.is_some(), "{ended:?}");
+}
+
+#[test]
+fn statistics_as_json() {
+    let place = Place::new(Lane::SqliteToSqlite, &data::tables(200));
+    let ended = end(place.run()).with_code(0);
+    let json = ended.json();
+    assert_eq!(json["task"], "task");
+    assert_eq!(json["status"], "completed");
+    assert!(json["seconds"].as_f64().unwrap() > 0.0);
+    let tables = json["tables"].as_array().unwrap();
+    let names: Vec<&str> = tables.iter().map(|table| table["name"].as_str().unwrap()).collect();
+    let all =
+        ["main.anything", "main.codes", "main.empty", "main.no_key", "main.orders", "main.pairs"];
+    assert_eq!(names, all);
+    for table in tables {
+        let rows = if table["name"] == "main.empty" { 0 } else { 200 };
+        assert_eq!(table["rows"], rows, "{table}");
+        assert_eq!(table["state"], "Table completed");
+        for zero in ["inserts", "updates", "deletes", "errors"] {
+            assert_eq!(table[zero], 0, "{table}");
+        }
+        assert!(table["seconds"].is_f64() && table["bytes"].is_u64(), "{table}");
+    }
+    assert!(ended.stderr.is_empty(), "--quiet: {ended:?}");
+    let loud = end(migrate(&["run", &place.task()])).with_code(0);
+    assert!(loud.stdout.is_empty() && loud.stderr.contains("completed"), "{loud:?}");
+}
+
+#[test]
+fn validation_after_the_load() {
+    let mut place = Place::new(Lane::SqliteToParquet, &data::tables(300));
+    place.settings["ValidationSettings"] = json!({"EnableValidation": true});
+    let ended = end(place.run()).with_code(0);
+    assert!(ended.json()["validation"].is_object(), "{ended:?}");
+    // The finished tables stay while the source goes on: the comparison says so.
+    place.change_source("DELETE FROM orders WHERE id = 33");
+    let ended = end(place.run()).with_code(1);
+    assert!(ended.stderr.contains("main.orders") && ended.stderr.contains("33"), "{ended:?}");
+}

@@ -1,0 +1,279 @@
+//! Runs `migrate` as a child process, and the lanes that the tests drive it along.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use dms_examples::exact;
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+/// Where `cargo test` puts the examples of the package under test.
+pub(crate) fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(2).unwrap();
+    let binary = target.join("examples").join("migrate");
+    assert!(
+        binary.exists(),
+        "{} is not built; `cargo test -p dms-examples` builds it, `cargo test --test it` alone \
+         does not: run `cargo build -p dms-examples --examples` first",
+        binary.display()
+    );
+    binary
+}
+
+/// A `migrate` command, not started yet; no fault, no log.
+pub(crate) fn migrate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env_remove("DMS_FAULT").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// What a finished `migrate` left.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The exit code; `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    /// Checks the exit code.
+    #[track_caller]
+    pub(crate) fn with_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The JSON object on stdout.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Json {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Rows of a table: what the target holds, and how many of them this run loaded.
+    #[track_caller]
+    pub(crate) fn rows(&self, table: &str) -> (u64, u64) {
+        let json = self.json();
+        let tables = json["tables"].as_array().unwrap();
+        let table = tables.iter().find(|found| found["name"] == table);
+        let table = table.unwrap_or_else(|| panic!("no table: {self:?}"));
+        (table["rows"].as_u64().unwrap(), table["rows_this_run"].as_u64().unwrap())
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn end(mut command: Command) -> Ended {
+    command.output().unwrap().into()
+}
+
+/// Starts a command whose output is read when it has ended.
+pub(crate) fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for a started command.
+pub(crate) fn wait(child: Child) -> Ended {
+    child.wait_with_output().unwrap().into()
+}
+
+/// Sends a signal by its name.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// From what to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    SqliteToSqlite,
+    SqliteToParquet,
+    ParquetToSqlite,
+}
+
+/// A task along a lane in a folder of its own.
+pub(crate) struct Place {
+    folder: TempDir,
+    lane: Lane,
+    /// Sizes that make many partitions of little data.
+    pub(crate) settings: Json,
+    pub(crate) target_options: Json,
+}
+
+impl Place {
+    /// A source made by these statements, and a task that moves all its tables.
+    pub(crate) fn new(lane: Lane, sql: &str) -> Self {
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+            lane,
+            settings: json!({
+                "Engine": {"PartitionBytes": 16384, "BatchRows": 256},
+                "ErrorBehavior": {"RecoverableErrorInterval": 0},
+            }),
+            target_options: json!({}),
+        };
+        place.change_source(sql);
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The SQLite file that the rows come from, at first hand or by way of a folder.
+    pub(crate) fn original(&self) -> PathBuf {
+        self.path("original.db")
+    }
+
+    pub(crate) fn target(&self) -> PathBuf {
+        self.path(if self.lane == Lane::SqliteToParquet { "target" } else { "target.db" })
+    }
+
+    /// Changes the source; a source folder is loaded anew from the changed file.
+    pub(crate) fn change_source(&self, sql: &str) {
+        rusqlite::Connection::open(self.original()).unwrap().execute_batch(sql).unwrap();
+        if self.lane == Lane::ParquetToSqlite {
+            let task = self.write_task(
+                "make-source",
+                &json!({"url": sqlite(&self.original())}),
+                &json!({"url": folder(&self.path("source"))}),
+            );
+            end(migrate(&["run", "--reload", &task])).with_code(0);
+        }
+    }
+
+    /// The task's file, written anew.
+    pub(crate) fn task(&self) -> String {
+        let source = match self.lane {
+            Lane::ParquetToSqlite => folder(&self.path("source")),
+            _ => sqlite(&self.original()),
+        };
+        let url = match self.lane {
+            Lane::SqliteToParquet => folder(&self.target()),
+            _ => sqlite(&self.target()),
+        };
+        let mut target = json!({"url": url});
+        for (name, value) in self.target_options.as_object().unwrap() {
+            target[name] = value.clone();
+        }
+        self.write_task("task", &json!({"url": source}), &target)
+    }
+
+    fn write_task(&self, name: &str, source: &Json, target: &Json) -> String {
+        let path = self.path(&format!("{name}.json"));
+        let task = json!({
+            "name": name,
+            "source": source,
+            "target": target,
+            "migration-type": "full-load",
+            "table-mappings": {"rules": [{
+                "rule-type": "selection", "rule-id": "1", "rule-name": "all",
+                "rule-action": "include",
+                "object-locator": {"schema-name": "%", "table-name": "%"},
+            }]},
+            "settings": self.settings,
+        });
+        std::fs::write(&path, task.to_string()).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// `migrate run` of the task.
+    pub(crate) fn run(&self) -> Command {
+        migrate(&["run", "--json", "--quiet", &self.task()])
+    }
+
+    /// `migrate run` with a fault.
+    pub(crate) fn run_with_fault(&self, fault: &str) -> Command {
+        let mut command = self.run();
+        command.env("DMS_FAULT", fault);
+        command
+    }
+
+    /// Forgets what was loaded.
+    pub(crate) fn clear_target(&self) {
+        for name in ["target.db", "target.db-journal", "target.db-wal", "target.db-shm"] {
+            let _ = std::fs::remove_file(self.path(name));
+        }
+        let _ = std::fs::remove_dir_all(self.path("target"));
+    }
+
+    /// How many partitions the target holds so far.
+    pub(crate) fn partitions_held(&self) -> u32 {
+        match self.lane {
+            Lane::SqliteToParquet => receipts(&self.target()),
+            _ => {
+                let Ok(target) = rusqlite::Connection::open_with_flags(
+                    self.target(),
+                    rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+                ) else {
+                    return 0;
+                };
+                let count =
+                    target.query_row("SELECT count(*) FROM dms_partitions", [], |row| row.get(0));
+                count.unwrap_or(0)
+            }
+        }
+    }
+
+    /// Waits until a started run has committed this many partitions.
+    pub(crate) fn wait_for_partitions(&self, child: &mut Child, wanted: u32) {
+        while self.partitions_held() < wanted {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it was expected to");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Compares every row and value of the target with the original.
+    #[track_caller]
+    pub(crate) fn assert_equal(&self) {
+        let copy = match self.lane {
+            Lane::SqliteToParquet => {
+                let back = self.path("back.db");
+                let _ = std::fs::remove_file(&back);
+                let task = self.write_task(
+                    "read-back",
+                    &json!({"url": folder(&self.target())}),
+                    &json!({"url": sqlite(&back)}),
+                );
+                end(migrate(&["run", &task])).with_code(0);
+                back
+            }
+            _ => self.target(),
+        };
+        let found = exact::compare(&self.original(), &copy).unwrap();
+        assert!(found.differences.is_empty(), "{:#?}", found.differences);
+        assert!(found.tables > 0 && found.rows > 0, "nothing was compared");
+    }
+}
+
+/// Receipts of partitions below a folder.
+fn receipts(folder: &Path) -> u32 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| {
+            let name = entry.file_name();
+            let is_receipt = name.to_string_lossy().starts_with("receipt-")
+                && name.to_string_lossy().ends_with(".json");
+            if entry.path().is_dir() { receipts(&entry.path()) } else { u32::from(is_receipt) }
+        })
+        .sum()
+}
+
+pub(crate) fn sqlite(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+pub(crate) fn folder(path: &Path) -> String {
+    format!("file://{}", path.display())
+}

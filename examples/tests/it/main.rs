@@ -1,0 +1,13 @@
+//! Drives the built `migrate` example as a user does: as a process, judged by its exit code, its
+//! output and the data that it leaves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bad_input;
+mod command_line;
+mod crash;
+mod data;
+mod harness;
+mod kill;
+mod runs;
+mod source_changed;

@@ -1,0 +1,63 @@
+//! Stopping a run, and two runs of one task at once.
+
+use crate::data;
+use crate::harness::{Lane, Place, end, signal, start, wait};
+
+const LANES: [Lane; 3] = [Lane::SqliteToSqlite, Lane::SqliteToParquet, Lane::ParquetToSqlite];
+
+#[test]
+fn a_stopped_run_ends_in_order_and_goes_on_later() {
+    for (lane, name) in LANES.into_iter().zip(["INT", "TERM", "INT"]) {
+        let place = Place::new(lane, &data::tables(8000));
+        let mut child = start(place.run());
+        place.wait_for_partitions(&mut child, 3);
+        signal(&child, name);
+        let stopped = wait(child).with_code(130);
+        assert_eq!(stopped.json()["status"], "stopped");
+        assert!(stopped.stderr.contains("stopping"), "{stopped:?}");
+
+        let held = place.partitions_held();
+        assert!(held >= 3);
+        let ended = end(place.run()).with_code(0).json();
+        let sum = |key: &str| -> u64 {
+            ended["tables"].as_array().unwrap().iter().map(|t| t[key].as_u64().unwrap()).sum()
+        };
+        assert_eq!(sum("rows"), 40_000);
+        assert!(sum("rows_this_run") < 40_000, "{lane:?}: the second run began anew");
+        place.assert_equal();
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let place = Place::new(Lane::SqliteToSqlite, &data::tables(600));
+    // The writer hangs for a minute, so that an orderly end is far.
+    let mut child = start(place.run_with_fault("sqlite-target-before-commit=wait:3"));
+    place.wait_for_partitions(&mut child, 2);
+    signal(&child, "INT");
+    let began = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed().as_secs() < 50, "the second signal did not end the process");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        if child.try_wait().unwrap().is_none() {
+            signal(&child, "INT");
+        }
+    }
+    wait(child).with_code(130);
+    end(place.run()).with_code(0);
+    place.assert_equal();
+}
+
+#[test]
+fn the_later_of_two_runs_takes_the_task_over() {
+    for lane in LANES {
+        let place = Place::new(lane, &data::tables(8000));
+        let mut first = start(place.run());
+        place.wait_for_partitions(&mut first, 3);
+        let second = start(place.run());
+        let first = wait(first).with_code(1);
+        assert!(first.stderr.contains("took it over"), "{lane:?}: {first:?}");
+        wait(second).with_code(0);
+        place.assert_equal();
+    }
+}
