@@ -1,0 +1,237 @@
+//! Watch a database migrate: `cargo run --release --example quickstart [FOLDER]`.
+//!
+//! Makes a SQLite database of about a million rows (TPC-H and a table of awkward values), loads it
+//! into a Parquet folder, loads the folder into a second SQLite file, and compares all three row
+//! by row. Exit code 1 if anything differs.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use dms_core::full_load::FullLoad;
+use dms_core::task::{Report, TaskDefinition, TaskStatus};
+use dms_core::validation::Validation;
+use dms_core::{Error, ErrorKind, Result};
+use dms_examples::endpoints::registry;
+use dms_examples::progress::{Look, Progress};
+use dms_examples::{awkward, exact, memory, stop, tpch};
+use indicatif::{DecimalBytes, HumanCount};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+/// Makes a database, migrates it twice, and compares every row.
+#[derive(Debug, Parser)]
+struct Args {
+    /// An empty or new folder for the files; a temporary one without this
+    folder: Option<PathBuf>,
+    /// Size of the TPC-H tables: 1 is about 8,660,000 rows
+    #[arg(long, default_value_t = 0.12)]
+    scale: f64,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match stop::on_signal() {
+        Ok(stop) => quickstart(&args, &stop).await,
+        Err(error) => Err(Error::unexpected("signals cannot be listened to").with_source(error)),
+    };
+    match ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            let stopped = error.kind() == ErrorKind::Stopped;
+            ExitCode::from(if stopped { stop::EXIT_STOPPED } else { 1 })
+        }
+    }
+}
+
+/// `true` if everything is equal.
+async fn quickstart(args: &Args, stop: &CancellationToken) -> Result<bool> {
+    let folder = folder(args.folder.as_deref())?;
+    let (source, parquet, copy) =
+        (folder.join("source.db"), folder.join("parquet"), folder.join("copy.db"));
+
+    eprintln!("Making a database of about a million rows: {}", source.display());
+    let begun = Instant::now();
+    make(&source, args.scale).await?;
+    eprintln!("  {:.1} s\n", begun.elapsed().as_secs_f64());
+
+    let to_parquet = task(&folder, "to-parquet", &sqlite(&source), &file(&parquet))?;
+    let to_sqlite = task(&folder, "to-sqlite", &file(&parquet), &sqlite(&copy))?;
+
+    eprintln!("Loading it into a Parquet folder: {}", parquet.display());
+    let first = load(&to_parquet, stop).await?;
+    eprintln!("Loading the Parquet folder into a second SQLite file: {}", copy.display());
+    let second = load(&to_sqlite, stop).await?;
+
+    eprintln!("Comparing row by row");
+    let mut equal = validate("source and Parquet", &to_parquet, stop).await?;
+    equal &= validate("Parquet and copy", &to_sqlite, stop).await?;
+    equal &= compare(source.clone(), copy.clone()).await?;
+
+    summary(&folder, &[("SQLite -> Parquet", &first), ("Parquet -> SQLite", &second)], equal);
+    Ok(equal)
+}
+
+/// The folder for the files. What is in use already is not touched.
+fn folder(given: Option<&Path>) -> Result<PathBuf> {
+    let failed = |error| Error::unexpected("no folder for the files").with_source(error);
+    let Some(folder) = given else {
+        let folder = tempfile::Builder::new().prefix("dms-quickstart-").tempdir();
+        return Ok(folder.map_err(failed)?.keep());
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    if std::fs::read_dir(folder).map_err(failed)?.next().is_some() {
+        return Err(Error::settings(format!(
+            "folder {} is not empty; choose another or empty it",
+            folder.display()
+        )));
+    }
+    std::path::absolute(folder).map_err(failed)
+}
+
+/// Makes the source database, apart from the runtime's workers.
+async fn make(path: &Path, scale: f64) -> Result<()> {
+    let path = path.to_owned();
+    let made = tokio::task::spawn_blocking(move || {
+        tpch::create(&path, scale, tpch::TABLES)?;
+        awkward::create(&path)
+    });
+    let failed = Error::unexpected("the database cannot be made");
+    match made.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(failed.with_source(error)),
+        Err(error) => Err(failed.with_source(error)),
+    }
+}
+
+/// A task for all tables, written to a file that `migrate` takes too.
+fn task(folder: &Path, name: &str, source: &str, target: &str) -> Result<TaskDefinition> {
+    let definition = json!({
+        "name": name,
+        "source": {"url": source},
+        "target": {"url": target},
+        "migration-type": "full-load",
+        "table-mappings": {"rules": [{
+            "rule-type": "selection", "rule-id": "1", "rule-name": "all tables",
+            "rule-action": "include",
+            "object-locator": {"schema-name": "main", "table-name": "%"}
+        }]}
+    });
+    let text = format!("{definition:#}\n");
+    std::fs::write(folder.join(format!("{name}.json")), &text)
+        .map_err(|error| Error::unexpected("the task cannot be written").with_source(error))?;
+    TaskDefinition::from_json(&text)
+}
+
+async fn full_load(task: &TaskDefinition) -> Result<FullLoad> {
+    let (source, target) =
+        (registry().source(&task.source).await?, registry().target(&task.target).await?);
+    Ok(FullLoad::new(source, target, task.mapping.clone())
+        .named(&task.name)
+        .with_settings(task.settings.clone()))
+}
+
+/// Runs a task with live progress.
+async fn load(task: &TaskDefinition, stop: &CancellationToken) -> Result<Report> {
+    let load = full_load(task).await?;
+    let progress = Progress::show(load.events().subscribe(), Look::of_stderr(false));
+    let report = load.run(stop.clone()).await;
+    progress.finish().await;
+    let report = report?;
+    eprintln!("{}\n", speed(&report));
+    match report.status {
+        TaskStatus::Completed => Ok(report),
+        TaskStatus::Stopped => Err(Error::new(ErrorKind::Stopped, "stopped")),
+        TaskStatus::Failed => Err(Error::unexpected(report.to_string())),
+    }
+}
+
+/// Compares both sides of a task by checksums of every row.
+async fn validate(what: &str, task: &TaskDefinition, stop: &CancellationToken) -> Result<bool> {
+    let source = registry().source(&task.source).await?;
+    let target = registry().source(&task.target).await?;
+    let plans = full_load(task).await?.plan().await?;
+    let report = Validation::new(source, target, plans).run(stop.clone()).await?;
+    if report.is_valid() {
+        let rows: u64 = report.tables.iter().map(|table| table.source_rows).sum();
+        eprintln!("  {what}: equal, {} rows", HumanCount(rows));
+    } else {
+        eprintln!("  {what}:\n{report}");
+    }
+    Ok(report.is_valid())
+}
+
+/// Compares the two SQLite files value by value, with nothing but SQLite.
+async fn compare(source: PathBuf, copy: PathBuf) -> Result<bool> {
+    let failed = |error| Error::unexpected("the files cannot be compared").with_source(error);
+    let found = tokio::task::spawn_blocking(move || exact::compare(&source, &copy)).await;
+    let found = found
+        .map_err(|error| Error::unexpected("the comparison ended abnormally").with_source(error))?
+        .map_err(failed)?;
+    for difference in &found.differences {
+        eprintln!("  {difference}");
+    }
+    let equal = found.differences.is_empty();
+    let what = if equal { "equal to the last bit and storage class" } else { "different" };
+    eprintln!("  source and copy, by SQLite itself: {what}, {} rows", HumanCount(found.rows));
+    Ok(equal)
+}
+
+fn speed(report: &Report) -> String {
+    let per_second = |count: u64| rate(count, report.elapsed);
+    format!(
+        "  {} rows, {} in {:.1} s: {} rows/s, {}/s",
+        HumanCount(report.rows()),
+        DecimalBytes(report.bytes()),
+        report.elapsed.as_secs_f64(),
+        HumanCount(per_second(report.rows())),
+        DecimalBytes(per_second(report.bytes())),
+    )
+}
+
+fn rate(count: u64, elapsed: Duration) -> u64 {
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    count.saturating_mul(1000) / millis
+}
+
+fn summary(folder: &Path, loads: &[(&str, &Report)], equal: bool) {
+    println!("\n{}", if equal { "Every row arrived unchanged." } else { "SOMETHING DIFFERS." });
+    for (name, report) in loads {
+        println!("  {name} {}", speed(report));
+    }
+    if let Some(bytes) = memory::peak_bytes() {
+        println!("  peak memory        {}", DecimalBytes(bytes));
+    }
+    println!("  files              {}", folder.display());
+    for name in ["source.db", "parquet", "copy.db"] {
+        println!("    {name:9} {:>10}", DecimalBytes(size(&folder.join(name))).to_string());
+    }
+    let run = "cargo run --release --example migrate --";
+    let task = folder.join("to-parquet.json");
+    let task = task.display();
+    println!(
+        "\nNext, with the same tables (the task is a JSON file, edit it as you like):\n  \
+         {run} check {task}\n  {run} run --reload {task}\n  {run} validate {task}\n  \
+         {run} show {task}"
+    );
+}
+
+/// Bytes of a file, or of everything in a folder.
+fn size(path: &Path) -> u64 {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| size(&entry.path())).sum(),
+        Err(_) => path.metadata().map_or(0, |metadata| metadata.len()),
+    }
+}
+
+fn sqlite(path: &Path) -> String {
+    format!("sqlite://{}", path.display())
+}
+
+fn file(path: &Path) -> String {
+    format!("file://{}", path.display())
+}
