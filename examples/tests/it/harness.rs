@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use dms_examples::exact;
 use serde_json::{Value as Json, json};
@@ -229,7 +230,22 @@ impl Place {
     pub(crate) fn wait_for_partitions(&self, child: &mut Child, wanted: u32) {
         while self.partitions_held() < wanted {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before it was expected to");
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Lets a started run commit this many partitions and holds it then (SIGSTOP), where it has no
+    /// lock on the target.
+    pub(crate) fn freeze_after(&self, child: &mut Child, partitions: u32) {
+        self.wait_for_partitions(child, partitions);
+        loop {
+            signal(child, "STOP");
+            // The signal takes a moment to reach every thread.
+            std::thread::sleep(Duration::from_millis(20));
+            if self.lane == Lane::SqliteToParquet || is_unlocked(&self.target()) {
+                break;
+            }
+            signal(child, "CONT");
         }
     }
 
@@ -254,6 +270,12 @@ impl Place {
         assert!(found.differences.is_empty(), "{:#?}", found.differences);
         assert!(found.tables > 0 && found.rows > 0, "nothing was compared");
     }
+}
+
+fn is_unlocked(file: &Path) -> bool {
+    let file = rusqlite::Connection::open(file).unwrap();
+    file.busy_timeout(Duration::ZERO).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE; ROLLBACK;").is_ok()
 }
 
 /// Receipts of partitions below a folder.
