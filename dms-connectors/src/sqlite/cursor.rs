@@ -1,5 +1,5 @@
-//! Stepping a query and reading its values where SQLite holds them: the only unsafe code of this
-//! crate.
+//! Calls of SQLite's C interface that `rusqlite` has no fast or no own form for: the only unsafe code
+//! of this crate. Above all, stepping a query and reading its values where SQLite holds them.
 //!
 //! `rusqlite`'s rows cost four checked C calls a value, which was more than SQLite itself needs to
 //! step over the row. Here a value costs one call to find it and one or two to read it, and text is
@@ -46,6 +46,37 @@ impl Cell<'_> {
 pub(super) fn is_utf8(connection: &Connection) -> rusqlite::Result<bool> {
     let encoding: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
     Ok(encoding == "UTF-8")
+}
+
+/// The first bytes of the database file.
+///
+/// By way of SQLite's own file handle, since a process that closes any handle of a file loses all
+/// its locks on it (<https://sqlite.org/howtocorrupt.html> §2.2), those of SQLite's readers included.
+pub(super) fn file_header(connection: &Connection) -> rusqlite::Result<[u8; 28]> {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    let mut header = [0u8; 28];
+    // SAFETY: the connection is open and borrowed, so its main database's file stays open during
+    // the call and no other thread uses it; SQLite writes one pointer to `file`; `xRead` writes at
+    // most 28 bytes to `header`, and zeros where the file is shorter.
+    let code = unsafe {
+        let code = ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        );
+        let methods = if file.is_null() { None } else { (*file).pMethods.as_ref() };
+        match (code, methods.and_then(|methods| methods.xRead)) {
+            (ffi::SQLITE_OK, Some(read)) => read(file, header.as_mut_ptr().cast(), 28, 0),
+            (ffi::SQLITE_OK, None) => ffi::SQLITE_CANTOPEN,
+            (code, _) => code,
+        }
+    };
+    match code {
+        // An empty file is a database without tables.
+        ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ => Ok(header),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
 }
 
 /// A query under way.

@@ -33,7 +33,11 @@ pub(super) fn convert(error: rusqlite::Error, doing: &str) -> Error {
         Some(ErrorCode::DiskFull) => {
             (ErrorKind::Unexpected, "; the disk is full: make room and run the task again", false)
         }
-        Some(ErrorCode::ConstraintViolation) => (ErrorKind::Constraint, "", false),
+        Some(ErrorCode::ConstraintViolation) => (
+            ErrorKind::Constraint,
+            "; the target's keys or checks refuse a row: correct the row or change the table",
+            false,
+        ),
         Some(ErrorCode::TooBig) => (
             ErrorKind::Data,
             "; a value or row is above SQLite's limit of 1,000,000,000 bytes",

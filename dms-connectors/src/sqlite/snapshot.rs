@@ -2,21 +2,23 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use dms_core::batch::{BatchSender, BatchStream, channel};
 use dms_core::endpoint::{Partition, PartitionGoal, ReadRequest, Snapshot};
 use dms_core::position::Position;
 use dms_core::schema::TableSchema;
-use dms_core::{Error, Result};
+use dms_core::{Error, ErrorKind, Result};
+use futures::StreamExt;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::cursor::file_header;
 use super::error::convert;
 use super::partition;
 use super::settings::SqliteSettings;
@@ -24,32 +26,55 @@ use super::source::Reading;
 
 /// How often readers are opened anew because somebody committed meanwhile.
 const TRIES: usize = 20;
+/// More than the steps in which file systems count time.
+const TIME_STEP: Duration = Duration::from_millis(25);
+/// How long to wait between tries, and for a lock that readers themselves keep from passing.
+const PAUSE: Duration = Duration::from_millis(7);
 
 /// Opens the file for reading; a hot journal of a crashed writer is rolled back by SQLite.
 pub(super) fn open(settings: &SqliteSettings) -> Result<Connection> {
-    let doing = format!("database {} cannot be opened", settings.path.display());
-    if let Err(error) = fs::metadata(&settings.path) {
-        use std::io::ErrorKind as Io;
-        let kind = match error.kind() {
-            Io::PermissionDenied => dms_core::ErrorKind::Denied,
-            _ => dms_core::ErrorKind::NotFound,
+    let path = &settings.path;
+    let doing = format!("database {} cannot be opened", path.display());
+    let there = fs::metadata(path).and_then(|metadata| {
+        if metadata.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
+    });
+    there.map_err(|error| {
+        let (kind, remedy) = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => (ErrorKind::Denied, "check the rights on it"),
+            _ => (ErrorKind::NotFound, "check its path"),
         };
-        return Err(Error::new(kind, doing).with_source(error));
-    }
-    let failed = |error| convert(error, &doing);
+        Error::new(kind, format!("{doing}; {remedy}")).with_source(error)
+    })?;
+    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        // It is there, so it is a matter of rights.
+        Some(ErrorCode::CannotOpen) => {
+            let remedy = "check the rights on the file and its folder";
+            Error::new(ErrorKind::Denied, format!("{doing}; {remedy}")).with_source(error)
+        }
+        _ => convert(error, &doing),
+    };
     // One thread at a time uses a connection, so SQLite needs no mutex. Writing is allowed to
     // SQLite only, for the recovery of a crashed writer's journal.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&settings.path, flags).map_err(failed)?;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(settings.busy_timeout).map_err(failed)?;
-    // The source is left as it was found, its write-ahead log included.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+    // The source is left as it was found: a write-ahead log with content stays one.
+    let keep_log = fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0);
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep_log)
+        .map_err(failed)?;
     connection
         .execute_batch("PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA cache_size = -8192;")
         .map_err(failed)?;
-    // The first access to the file: not a database, locked, unreadable.
+    // The first access to the file: not a database, locked.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
     Ok(connection)
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
 }
 
 /// Readers in transactions that all began at one state of the file.
@@ -121,66 +146,145 @@ fn consistent(settings: &SqliteSettings, readers: usize) -> Result<(Vec<Connecti
     let version = || -> Result<i64> {
         watcher.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(failed)
     };
+    let connections = (0..readers).map(|_| open(settings)).collect::<Result<Vec<_>>>()?;
     for _ in 0..TRIES {
         let before = version()?;
-        let opened = begin_all(settings, readers)?;
-        if version()? == before {
-            return Ok(opened);
+        let begun = begin_all(&connections, settings)?;
+        wait_until_settled(&settings.path);
+        let position = fingerprint(settings, &connections[0])?;
+        if begun && version()? == before {
+            return Ok((connections, position));
         }
+        end_all(&connections, settings)?;
+        // Not in step with a writer that commits at regular times.
+        thread::sleep(PAUSE);
     }
     tracing::debug!("the source is written to all the time; its writers are kept out for a moment");
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let writer = Connection::open_with_flags(&settings.path, flags).map_err(failed)?;
     writer.busy_timeout(settings.busy_timeout).map_err(failed)?;
     if writer.execute_batch("BEGIN IMMEDIATE").is_ok() {
-        let opened = begin_all(settings, readers);
+        let begun = begin_all(&connections, settings)?;
+        wait_until_settled(&settings.path);
+        let position = fingerprint(settings, &connections[0])?;
         writer.execute_batch("ROLLBACK").map_err(failed)?;
-        return opened;
+        if begun {
+            return Ok((connections, position));
+        }
+        end_all(&connections, settings)?;
     }
-    begin_all(settings, 1)
+    alone(connections, settings)
 }
 
-fn begin_all(settings: &SqliteSettings, readers: usize) -> Result<(Vec<Connection>, Position)> {
+/// Waits until a commit from now on is sure to give the file or its log another time, which file
+/// systems count in steps.
+fn wait_until_settled(path: &Path) {
+    for path in [path, &log_of(path)] {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+        // A time in the future is another machine's clock, which is not waited for.
+        let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+        if let Some(rest) = age.and_then(|age| TIME_STEP.checked_sub(age)) {
+            thread::sleep(rest);
+        }
+    }
+}
+
+/// One reader, at whatever state it finds; with a fingerprint if nobody commits meanwhile.
+fn alone(
+    mut connections: Vec<Connection>,
+    settings: &SqliteSettings,
+) -> Result<(Vec<Connection>, Position)> {
+    connections.truncate(1);
+    for _ in 0..TRIES {
+        wait_until_settled(&settings.path);
+        let before = fingerprint(settings, &connections[0])?;
+        begin_all(&connections, settings)?;
+        if fingerprint(settings, &connections[0])? == before {
+            return Ok((connections, before));
+        }
+        end_all(&connections, settings)?;
+    }
+    Err(Error::new(
+        ErrorKind::Connection,
+        format!(
+            "the state of {} cannot be told, as it is written to all the time; try again when \
+             there is less to do, or allow writing to it for the time of opening",
+            settings.path.display()
+        ),
+    )
+    .transient())
+}
+
+/// Whether all transactions have begun. A writer of a rollback-mode file that waits for the readers
+/// there are lets no further one in: then they have to give way.
+fn begin_all(connections: &[Connection], settings: &SqliteSettings) -> Result<bool> {
     let doing = format!("a read transaction on {} cannot begin", settings.path.display());
-    let connections = (0..readers).map(|_| {
-        let connection = open(settings)?;
+    let failed = |error| convert(error, &doing);
+    for (index, connection) in connections.iter().enumerate() {
+        let patience = if index == 0 { settings.busy_timeout } else { PAUSE };
+        connection.busy_timeout(patience).map_err(failed)?;
         // BEGIN alone takes no lock: the first read fixes what the transaction sees.
-        connection
-            .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;")
-            .map_err(|error| convert(error, &doing))?;
-        Ok(connection)
-    });
-    let connections = connections.collect::<Result<Vec<_>>>()?;
-    Ok((connections, fingerprint(&settings.path)?))
+        let begun = connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;");
+        connection.busy_timeout(settings.busy_timeout).map_err(failed)?;
+        match begun {
+            Err(error) if index > 0 && is_busy(&error) => return Ok(false),
+            begun => begun.map_err(failed)?,
+        }
+    }
+    Ok(true)
 }
 
-/// What changes with every commit: the file's size, time and change counter
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+fn end_all(connections: &[Connection], settings: &SqliteSettings) -> Result<()> {
+    for connection in connections.iter().filter(|connection| !connection.is_autocommit()) {
+        connection.execute_batch("ROLLBACK").map_err(|error| {
+            let path = settings.path.display();
+            convert(error, &format!("a read transaction on {path} cannot end"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Which file it is, as far as the system tells.
+#[cfg(unix)]
+fn file_number(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn file_number(_metadata: &fs::Metadata) -> u64 {
+    0
+}
+
+/// What changes with every commit: the file's number, size, time and change counter
 /// (<https://sqlite.org/fileformat2.html#file_change_counter>), and the write-ahead log's size,
 /// time and salts. Equal fingerprints mean equal content; a checkpoint changes the fingerprint
 /// without changing content, which costs a reload at worst.
-fn fingerprint(path: &Path) -> Result<Position> {
-    let failed = |error: std::io::Error| {
-        Error::unexpected(format!("{} cannot be examined", path.display())).with_source(error)
-    };
-    let part = |path: &Path, offset: usize, length: usize| -> std::io::Result<String> {
-        let mut file = fs::File::open(path)?;
-        let metadata = file.metadata()?;
+fn fingerprint(settings: &SqliteSettings, reader: &Connection) -> Result<Position> {
+    let path = &settings.path;
+    let doing = format!("database {} cannot be examined", path.display());
+    let failed = |error: std::io::Error| Error::unexpected(doing.clone()).with_source(error);
+    let stamp = |metadata: fs::Metadata| -> std::io::Result<String> {
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut header = Vec::new();
-        file.by_ref().take(32).read_to_end(&mut header)?;
-        let field = header.get(offset..offset + length).unwrap_or_default();
-        let field: String = field.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("{}-{}-{field}", metadata.len(), modified.as_nanos()))
+        Ok(format!("{}-{}-{}", file_number(&metadata), metadata.len(), modified.as_nanos()))
     };
-    let mut token = part(path, 24, 4).map_err(failed)?;
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    match fs::metadata(&log) {
-        Ok(metadata) if metadata.len() > 0 => {
-            token.push_str(" wal ");
-            token.push_str(&part(Path::new(&log), 16, 8).map_err(failed)?);
-        }
-        _ => {}
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let header = file_header(reader).map_err(|error| convert(error, &doing))?;
+    let file = fs::metadata(path).and_then(stamp).map_err(failed)?;
+    let mut token = format!("{file}-{}", hex(&header[24..]));
+    let log = log_of(path);
+    if let Ok(metadata) = fs::metadata(&log)
+        && metadata.len() > 0
+    {
+        // Nobody's locks are on this file: it may be opened and closed.
+        let mut header = Vec::new();
+        let opened = fs::File::open(&log).and_then(|log| log.take(24).read_to_end(&mut header));
+        opened.map_err(failed)?;
+        let salts = hex(header.get(16..24).unwrap_or_default());
+        token.push_str(&format!(" wal {}-{salts}", stamp(metadata).map_err(failed)?));
     }
     Ok(Position::new(0, token))
 }
@@ -204,13 +308,48 @@ impl Snapshot for SqliteSnapshot {
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
         let reader = self.reader().await?;
         let schema = request.projected()?.arrow_schema();
-        let (sender, stream) = channel(schema, request.prefetch_bytes);
+        let (sender, stream) = channel(Arc::clone(&schema), request.prefetch_bytes);
         let spelling = self.settings.temporal;
-        let work = move || read(&reader, &request, spelling, sender);
+        let interrupt = Interrupt::new(reader.connection()?);
+        let running = interrupt.clone();
+        let work = move || {
+            read(&reader, &request, spelling, sender);
+            // Before the reader goes back, where a late interrupt would meet another query.
+            running.over();
+        };
         thread::Builder::new().name("sqlite-reader".to_owned()).spawn(work).map_err(|error| {
             Error::unexpected("a reader thread cannot be started").with_source(error).transient()
         })?;
-        Ok(stream)
+        let until_dropped = InterruptOnDrop(interrupt);
+        let batches = stream.inspect(move |_| {
+            let _ = &until_dropped;
+        });
+        Ok(BatchStream::new(schema, batches))
+    }
+}
+
+/// Ends a query from another thread, as long as it runs.
+#[derive(Clone)]
+struct Interrupt(Arc<Mutex<Option<InterruptHandle>>>);
+
+impl Interrupt {
+    fn new(connection: &Connection) -> Self {
+        Self(Arc::new(Mutex::new(Some(connection.get_interrupt_handle()))))
+    }
+
+    fn over(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// A query that finds nothing to send would not notice that its reader has gone.
+struct InterruptOnDrop(Interrupt);
+
+impl Drop for InterruptOnDrop {
+    fn drop(&mut self) {
+        if let Some(query) = &*self.0.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            query.interrupt();
+        }
     }
 }
 

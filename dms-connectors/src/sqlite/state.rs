@@ -110,6 +110,18 @@ pub(super) fn check_epoch(connection: &Connection, run: &Run) -> Result<()> {
     ))
 }
 
+/// Whether rows of a load of the table are there that was not finished.
+pub(super) fn is_loaded_in_part(connection: &Connection, run: &Run, table: &str) -> Result<bool> {
+    connection
+        .query_row(
+            "SELECT count(*) > 0 FROM dms_tables JOIN dms_partitions USING (task, table_name) \
+             WHERE task = ?1 AND table_name = ?2 AND finished_at IS NULL AND rows > 0",
+            [&run.task, table],
+            |row| row.get(0),
+        )
+        .map_err(|error| convert(error, DOING))
+}
+
 /// Forgets an earlier load of the table and records the partitions of a new one.
 pub(super) fn begin_table(
     connection: &Connection,

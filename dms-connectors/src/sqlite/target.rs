@@ -256,7 +256,17 @@ fn prepare(
                 .execute_batch(&format!("DELETE FROM main.{}", quote(name)))
                 .map_err(failed)?;
         }
-        TablePrepMode::DoNothing => same_shape(&transaction, table)?,
+        TablePrepMode::DoNothing => {
+            same_shape(&transaction, table)?;
+            if state::is_loaded_in_part(&transaction, run, name)? {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the table holds a part of this task's rows, which mode DO_NOTHING keeps and a \
+                     load from the first row would double; empty the table, or use \
+                     TRUNCATE_BEFORE_LOAD or DROP_AND_CREATE",
+                ));
+            }
+        }
     }
     state::begin_table(&transaction, run, name, partitions, position)?;
     fault::point("sqlite-target-prepare")?;
@@ -278,7 +288,10 @@ fn create(table: &TableSchema) -> Result<String> {
         parts.push(format!("PRIMARY KEY ({})", quote_all(&table.primary_key)));
     }
     let native = table.native_options.as_ref().filter(|options| options.engine == ENGINE);
-    let strict_types = table.columns.iter().all(|column| column.native_in(ENGINE).is_some());
+    let strict_types = table.columns.iter().all(|column| {
+        let declaration = types::declaration(column).to_ascii_uppercase();
+        ["INT", "INTEGER", "REAL", "TEXT", "BLOB", "ANY"].contains(&declaration.as_str())
+    });
     let options = native.map(|options| options.declaration.as_str()).unwrap_or_default();
     let options: Vec<&str> = options
         .split(", ")
@@ -296,30 +309,81 @@ fn create(table: &TableSchema) -> Result<String> {
     ))
 }
 
-/// Refuses an existing table that lacks a column.
-fn same_shape(connection: &Connection, table: &TableSchema) -> Result<()> {
+/// A column of a table that is on the target.
+struct Existing {
+    name: String,
+    declaration: String,
+    /// Whether it needs a value and nothing gives it one.
+    required: bool,
+    generated: bool,
+}
+
+fn existing_columns(connection: &Connection, table: &str) -> Result<Vec<Existing>> {
     let failed = |error| convert(error, "the existing table cannot be examined");
     let mut statement = connection
-        .prepare("SELECT name, hidden FROM pragma_table_xinfo(?1, 'main')")
+        .prepare(
+            "SELECT name, type, \"notnull\" AND dflt_value IS NULL AND pk = 0, hidden IN (2, 3) \
+             FROM pragma_table_xinfo(?1, 'main')",
+        )
         .map_err(failed)?;
-    let existing: Vec<(String, u8)> = statement
-        .query_map([&table.name.name], |row| Ok((row.get(0)?, row.get(1)?)))
+    statement
+        .query_map([table], |row| {
+            Ok(Existing {
+                name: row.get(0)?,
+                declaration: row.get(1)?,
+                required: row.get(2)?,
+                generated: row.get(3)?,
+            })
+        })
         .map_err(failed)?
         .collect::<rusqlite::Result<_>>()
-        .map_err(failed)?;
-    for column in &table.columns {
-        let found = existing.iter().find(|(name, _)| name.eq_ignore_ascii_case(&column.name));
-        let problem = match found {
-            None => "the table exists on the target without this column",
-            Some((_, 2 | 3)) => "the column exists on the target and is generated there",
-            Some(_) => continue,
-        };
-        return Err(Error::schema(format!(
-            "{problem}; change the target's table, map the column away, or use DROP_AND_CREATE"
+        .map_err(failed)
+}
+
+/// Refuses an existing table that lacks a column, needs more of them, or would change values.
+fn same_shape(connection: &Connection, table: &TableSchema) -> Result<()> {
+    let existing = existing_columns(connection, &table.name.name)?;
+    let is = |name: &str, other: &str| name.eq_ignore_ascii_case(other);
+    let refuse = |column: &str, problem: String| {
+        Err(Error::schema(format!(
+            "{problem}; change the target's table, map the column otherwise, or use \
+             DROP_AND_CREATE"
         ))
-        .context("column", &column.name));
+        .context("column", column))
+    };
+    for column in &table.columns {
+        let Some(found) = existing.iter().find(|found| is(&found.name, &column.name)) else {
+            return refuse(
+                &column.name,
+                "the table exists on the target without this column".to_owned(),
+            );
+        };
+        if found.generated && !column.generated {
+            return refuse(
+                &column.name,
+                "the column exists on the target and is generated there".to_owned(),
+            );
+        }
+        let affinity = types::affinity(&found.declaration);
+        if !found.generated && !types::storage(column).is_kept_by(affinity) {
+            let (there, needed) = (&found.declaration, types::declaration(column));
+            return refuse(
+                &column.name,
+                format!(
+                    "the column exists on the target as {there:?}, in which SQLite would change \
+                     values of {needed:?}"
+                ),
+            );
+        }
     }
-    Ok(())
+    let has = |name: &str| table.columns.iter().any(|column| is(&column.name, name));
+    match existing.iter().find(|found| found.required && !has(&found.name)) {
+        None => Ok(()),
+        Some(found) => refuse(
+            &found.name,
+            "the table exists on the target with one more column, which needs a value".to_owned(),
+        ),
+    }
 }
 
 /// One partition on its way into the file.
@@ -377,30 +441,46 @@ impl Load {
 struct Insert<'a> {
     statement: Statement<'a>,
     table: &'a TableSchema,
-    encoders: Vec<Encoder>,
+    /// By place in the table; the columns that the target generates are left out.
+    encoders: Vec<(usize, Encoder)>,
     scratch: String,
 }
 
 impl<'a> Insert<'a> {
     fn new(connection: &'a Connection, table: &'a TableSchema) -> Result<Self> {
-        let names: Vec<String> = table.columns.iter().map(|c| c.name.clone()).collect();
-        let sql = format!(
-            "INSERT INTO main.{} ({}) VALUES ({})",
-            quote(&table.name.name),
-            quote_all(&names),
-            vec!["?"; names.len()].join(", ")
-        );
+        let existing = existing_columns(connection, &table.name.name)?;
+        let generated = |name: &str| {
+            existing.iter().any(|found| found.generated && found.name.eq_ignore_ascii_case(name))
+        };
+        let written = table.columns.iter().enumerate().filter(|(_, c)| !generated(&c.name));
+        let written: Vec<_> = written.collect();
+        let name = quote(&table.name.name);
+        let sql = if written.is_empty() {
+            format!("INSERT INTO main.{name} DEFAULT VALUES")
+        } else {
+            format!(
+                "INSERT INTO main.{name} ({}) VALUES ({})",
+                quote_all(written.iter().map(|(_, column)| &column.name)),
+                vec!["?"; written.len()].join(", ")
+            )
+        };
         let statement =
             connection.prepare(&sql).map_err(|error| convert(error, "rows cannot be written"))?;
-        let encoders = table.columns.iter().map(Encoder::new).collect::<Result<_>>()?;
+        let encoders =
+            written.into_iter().map(|(place, column)| Ok((place, Encoder::new(column)?)));
+        let encoders = encoders.collect::<Result<_>>()?;
         Ok(Self { statement, table, encoders, scratch: String::new() })
     }
 
     fn batch(&mut self, batch: &RecordBatch) -> Result<()> {
         for row in 0..batch.num_rows() {
-            for (index, (encoder, array)) in self.encoders.iter().zip(batch.columns()).enumerate() {
+            for (index, (place, encoder)) in self.encoders.iter().enumerate() {
+                let array = batch
+                    .columns()
+                    .get(*place)
+                    .ok_or_else(|| Error::schema("a batch has fewer columns than its table"))?;
                 let bound = encoder.value(array.as_ref(), row, &mut self.scratch);
-                let bound = bound.map_err(|error| self.place(error, index, row))?;
+                let bound = bound.map_err(|error| self.place(error, *place, row))?;
                 let value = match &bound {
                     Bound::Null => ValueRef::Null,
                     Bound::Integer(value) => ValueRef::Integer(*value),
@@ -414,7 +494,7 @@ impl<'a> Insert<'a> {
                 self.statement
                     .raw_bind_parameter(index + 1, ToSqlOutput::Borrowed(value))
                     .map_err(|error| {
-                        self.place(convert(error, "a value cannot be written"), index, row)
+                        self.place(convert(error, "a value cannot be written"), *place, row)
                     })?;
             }
             self.statement.raw_execute().map_err(|error| {
