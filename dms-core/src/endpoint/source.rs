@@ -149,7 +149,7 @@ impl ReadRequest {
             filter: None,
             partition: Partition::whole(),
             limit: BatchLimit::default(),
-            prefetch_bytes: 2 * BatchLimit::default().bytes,
+            prefetch_bytes: BatchLimit::default().bytes,
         }
     }
 

@@ -84,7 +84,7 @@ impl Default for TaskSettings {
             // repeats little and that one table keeps every worker busy to its end.
             partition_bytes: 64 << 20,
             batch: BatchLimit::default(),
-            prefetch_bytes: 2 * BatchLimit::default().bytes,
+            prefetch_bytes: BatchLimit::default().bytes,
             table_error_policy: ErrorPolicy::default(),
             retries: 5,
             retry_interval: Duration::from_secs(1),
