@@ -8,17 +8,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dms_core::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use dms_core::arrow::array::{ArrayRef, Float64Array, Int32Array, RecordBatch};
 use dms_core::batch::BatchStream;
 use dms_core::endpoint::{
     EndpointInfo, EndpointSettings, Partition, PartitionGoal, PartitionRange, ReadRequest,
-    Snapshot, Source,
+    Snapshot, Source, Target,
 };
 use dms_core::full_load::FullLoad;
 use dms_core::mapping::{Selection, TableMapping};
 use dms_core::memory::MemoryTarget;
 use dms_core::position::Position;
 use dms_core::schema::{Catalog, Column, LogicalType, TableName, TableSchema};
+use dms_core::task::TaskStatus;
 use dms_core::{Error, Result};
 use dms_examples::endpoints::registry;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone)]
 struct Sensors {
     sensors: u32,
-    readings: i64,
+    readings: i32,
 }
 
 #[async_trait]
@@ -40,8 +41,8 @@ impl Source for Sensors {
     async fn discover(&self, selection: &Selection) -> Result<Catalog> {
         // Types are logical: each has one Arrow form, and every target knows what it makes of it.
         let columns = vec![
-            Column::new("sensor", LogicalType::Int64).required(),
-            Column::new("minute", LogicalType::Int64).required(),
+            Column::new("sensor", LogicalType::Int32).required(),
+            Column::new("minute", LogicalType::Int32).required(),
             Column::new("celsius", LogicalType::Float64),
         ];
         let table = TableSchema::new(TableName::new("plant", "readings"), columns)
@@ -79,15 +80,16 @@ impl Snapshot for Sensors {
         let PartitionRange::Native(sensor) = &request.partition.range else {
             return Err(Error::settings("sensors are split by sensor only"));
         };
-        let sensor: i64 = sensor.parse().map_err(|_| Error::settings("not a sensor's number"))?;
+        let sensor: i32 = sensor.parse().map_err(|_| Error::settings("not a sensor's number"))?;
         let schema = request.projected()?.arrow_schema();
-        let (readings, step) = (self.readings, request.limit.rows);
-        let batches = (0..readings).step_by(step).map(move |from| {
-            let minutes = from..readings.min(from.saturating_add_unsigned(step as u64));
-            let celsius = minutes.clone().map(|minute| 20.0 + f64::from((minute % 97) as i8) / 8.0);
+        let (readings, rows) = (self.readings, request.limit.rows);
+        let step = i32::try_from(rows).unwrap_or(i32::MAX);
+        let batches = (0..readings).step_by(rows).map(move |from| {
+            let minutes = from..readings.min(from.saturating_add(step));
+            let celsius = minutes.clone().map(|minute| 20.0 + f64::from(minute % 97) / 8.0);
             let columns: Vec<ArrayRef> = vec![
-                Arc::new(Int64Array::from_iter_values(minutes.clone().map(|_| sensor))),
-                Arc::new(Int64Array::from_iter_values(minutes)),
+                Arc::new(Int32Array::from_iter_values(minutes.clone().map(|_| sensor))),
+                Arc::new(Int32Array::from_iter_values(minutes)),
                 Arc::new(Float64Array::from_iter_values(celsius)),
             ];
             let batch = RecordBatch::try_new(request.table.arrow_schema(), columns)?;
@@ -107,22 +109,19 @@ async fn main() -> Result<()> {
     let folder = tempfile::tempdir()
         .map_err(|error| Error::unexpected("no temporary folder").with_source(error))?;
     let folder = EndpointSettings::new(format!("file://{}", folder.path().display()));
-    let tables = TableMapping::new().include("plant", "%");
     let sensors = Arc::new(Sensors { sensors: 8, readings: 100_000 });
-
-    let parquet = registry().target(&folder).await?;
-    let report = FullLoad::new(sensors, parquet, tables.clone())
-        .named("sensors-to-parquet")
-        .run(CancellationToken::new())
-        .await?;
-    println!("{report}");
-
+    load(sensors, registry().target(&folder).await?).await?;
     // And back: the folder is a source too.
-    let (parquet, memory) = (registry().source(&folder).await?, Arc::new(MemoryTarget::default()));
-    let report = FullLoad::new(parquet, memory, tables)
-        .named("parquet-to-memory")
-        .run(CancellationToken::new())
-        .await?;
+    load(registry().source(&folder).await?, Arc::new(MemoryTarget::default())).await
+}
+
+async fn load(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Result<()> {
+    println!("{} -> {}", source.info(), target.info());
+    let tables = TableMapping::new().include("plant", "%");
+    let report = FullLoad::new(source, target, tables).run(CancellationToken::new()).await?;
     println!("{report}");
-    Ok(())
+    match report.status {
+        TaskStatus::Completed => Ok(()),
+        _ => Err(Error::unexpected("not everything was loaded")),
+    }
 }

@@ -28,14 +28,22 @@ struct Args {
     /// Size of the TPC-H tables: 1 is about 8,660,000 rows
     #[arg(long, default_value_t = 0.12)]
     scale: f64,
+    /// Only make the database, in this file
+    #[arg(long, hide = true)]
+    make: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = match stop::on_signal() {
-        Ok(stop) => quickstart(&args, &stop).await,
-        Err(error) => Err(Error::unexpected("signals cannot be listened to").with_source(error)),
+    let ended = match &args.make {
+        Some(file) => make(file, args.scale).map(|()| true),
+        None => match stop::on_signal() {
+            Ok(stop) => quickstart(&args, &stop).await,
+            Err(error) => {
+                Err(Error::unexpected("signals cannot be listened to").with_source(error))
+            }
+        },
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -56,7 +64,10 @@ async fn quickstart(args: &Args, stop: &CancellationToken) -> Result<bool> {
 
     eprintln!("Making a database of about a million rows: {}", source.display());
     let begun = Instant::now();
-    make(&source, args.scale).await?;
+    tokio::select! {
+        made = make_apart(&source, args.scale) => made?,
+        () = stop.cancelled() => return Err(Error::new(ErrorKind::Stopped, "stopped")),
+    }
     eprintln!("  {:.1} s\n", begun.elapsed().as_secs_f64());
 
     let to_parquet = task(&folder, "to-parquet", &sqlite(&source), &file(&parquet))?;
@@ -93,19 +104,25 @@ fn folder(given: Option<&Path>) -> Result<PathBuf> {
     std::path::absolute(folder).map_err(failed)
 }
 
-/// Makes the source database, apart from the runtime's workers.
-async fn make(path: &Path, scale: f64) -> Result<()> {
-    let path = path.to_owned();
-    let made = tokio::task::spawn_blocking(move || {
-        tpch::create(&path, scale, tpch::TABLES)?;
-        awkward::create(&path)
-    });
-    let failed = Error::unexpected("the database cannot be made");
-    match made.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(failed.with_source(error)),
-        Err(error) => Err(failed.with_source(error)),
+/// Has a process of its own make the source database: the generator needs much memory, and the
+/// peak that is shown at the end is to be the migration's.
+async fn make_apart(path: &Path, scale: f64) -> Result<()> {
+    let failed = |error| Error::unexpected("the database cannot be made").with_source(error);
+    let made = tokio::process::Command::new(std::env::current_exe().map_err(failed)?)
+        .args(["--scale", &scale.to_string(), "--make"])
+        .arg(path)
+        .kill_on_drop(true)
+        .status();
+    if made.await.map_err(failed)?.success() {
+        return Ok(());
     }
+    Err(Error::unexpected("the database cannot be made"))
+}
+
+fn make(path: &Path, scale: f64) -> Result<()> {
+    tpch::create(path, scale, tpch::TABLES)
+        .and_then(|()| awkward::create(path))
+        .map_err(|error| Error::unexpected("the database cannot be made").with_source(error))
 }
 
 /// A task for all tables, written to a file that `migrate` takes too.
@@ -204,7 +221,7 @@ fn summary(folder: &Path, loads: &[(&str, &Report)], equal: bool) {
         println!("  {name} {}", speed(report));
     }
     if let Some(bytes) = memory::peak_bytes() {
-        println!("  peak memory        {}", DecimalBytes(bytes));
+        println!("  peak memory        {} (the migration's process)", DecimalBytes(bytes));
     }
     println!("  files              {}", folder.display());
     for name in ["source.db", "parquet", "copy.db"] {
