@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::data;
-use crate::harness::{Lane, Place, binary, end, migrate};
+use crate::harness::{Lane, Place, end, example, migrate};
 
 #[test]
 fn a_target_file_that_may_not_grow() {
@@ -26,7 +26,11 @@ fn a_target_folder_without_room() {
     // A limit on the size of files stands for a full disk: writing fails with an error.
     let limited = "trap '' XFSZ; ulimit -f 32; exec \"$@\"";
     let mut command = Command::new("bash");
-    command.args(["-c", limited, "bash"]).arg(binary()).args(["run", "--json", &place.task()]);
+    command.args(["-c", limited, "bash"]).arg(example("migrate")).args([
+        "run",
+        "--json",
+        &place.task(),
+    ]);
     let ended = end(command).with_code(1);
     assert!(ended.stderr.contains("main.orders"), "the table is not named: {ended:?}");
     let ended_json = ended.json();

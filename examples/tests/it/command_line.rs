@@ -101,18 +101,21 @@ fn check_tells_of_every_column_and_changes_nothing() {
         assert!(ended.stdout.contains(part), "{part}: {ended:?}");
     }
     assert!(!place.target().exists(), "check changes nothing");
+}
 
-    // A change of type that may lose digits is marked.
-    let rule = json!({
-        "rule-type": "transformation", "rule-id": "2", "rule-name": "2",
-        "rule-target": "column", "rule-action": "change-data-type",
-        "object-locator": {"schema-name": "main", "table-name": "orders", "column-name": "id"},
-        "data-type": {"type": "string", "length": 3},
-    });
-    let ended = with(&place, "check", |t| {
-        t["table-mappings"]["rules"].as_array_mut().unwrap().push(rule);
-    });
-    assert!(ended.code.is_some(), "{ended:?}");
+#[test]
+fn a_column_that_the_target_cannot_hold_is_marked_and_refused() {
+    let place = Place::new(Lane::SqliteToSqlite, &data::tables(10));
+    let arrays = |t: &mut Json| {
+        t["source"]["column-types"] = json!({"main.orders.note": "array(int64)"});
+    };
+    let checked = with(&place, "check", arrays).with_code(1);
+    let marked: Vec<&str> = checked.stdout.lines().filter(|l| l.starts_with("  ! ")).collect();
+    assert!(matches!(&marked[..], [one] if one.contains("note: array(int64)")), "{checked:?}");
+    assert!(checked.stdout.contains("1 impossible"), "{checked:?}");
+    let run = with(&place, "run", arrays).with_code(2);
+    assert!(run.stderr.contains("main.orders.note"), "{run:?}");
+    assert!(!place.target().exists(), "nothing has begun");
 }
 
 #[test]

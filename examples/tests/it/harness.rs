@@ -9,10 +9,10 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
 /// Where `cargo test` puts the examples of the package under test.
-pub(crate) fn binary() -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let target = test.ancestors().nth(2).unwrap();
-    let binary = target.join("examples").join("migrate");
+    let binary = target.join("examples").join(name);
     assert!(
         binary.exists(),
         "{} is not built; `cargo test -p dms-examples` builds it, `cargo test --test it` alone \
@@ -24,7 +24,7 @@ pub(crate) fn binary() -> PathBuf {
 
 /// A `migrate` command, not started yet; no fault, no log.
 pub(crate) fn migrate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(example("migrate"));
     command.args(arguments).env_remove("DMS_FAULT").env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }

@@ -9,5 +9,6 @@ mod crash;
 mod data;
 mod harness;
 mod kill;
+mod programs;
 mod runs;
 mod source_changed;
