@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use dms_core::Result;
 use dms_core::task::TaskDefinition;
 use dms_core::validation::{Validation, ValidationReport};
+use dms_core::{Error, ErrorKind, Result};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
@@ -31,10 +31,13 @@ pub(crate) async fn compare(
     let written = task::target_as_source(definition).await?;
     let load = task::full_load(definition, source.clone(), target);
     let plans = load.plan().await?;
-    Validation::new(source, written, plans)
-        .with_settings(definition.settings.clone())
-        .run(stop.clone())
-        .await
+    let validation =
+        Validation::new(source, written, plans).with_settings(definition.settings.clone());
+    // It only reads: it may be dropped at any moment.
+    tokio::select! {
+        report = validation.run(stop.clone()) => report,
+        () = stop.cancelled() => Err(Error::new(ErrorKind::Stopped, "the validation was stopped")),
+    }
 }
 
 /// `valid` over all tables, then what each one is like.

@@ -13,7 +13,8 @@ use super::{Display, alarm};
 /// The most tables that have a bar at once: more would not fit on a screen.
 const BARS_MAX: usize = 12;
 
-const NAME_WIDTH: usize = 28;
+/// Of the column of names; with it every line fits into 80 characters.
+const NAME_WIDTH: usize = 24;
 
 pub(super) struct Bars {
     screen: MultiProgress,
@@ -25,7 +26,7 @@ impl Bars {
     pub(super) fn new() -> Self {
         let screen = MultiProgress::new();
         let total = screen.add(ProgressBar::no_length());
-        total.set_style(style("{prefix:28} {spinner} {msg}"));
+        total.set_style(style("{prefix:24} {spinner} {human_pos:>11} rows\n{msg}  {elapsed}"));
         total.set_prefix("total");
         total.enable_steady_tick(Duration::from_millis(100));
         Self { screen, tables: BTreeMap::new(), total }
@@ -82,7 +83,8 @@ impl Display for Bars {
         }
         let (rows, bytes) = tally.speed();
         self.total.set_message(format!(
-            "{} rows/s  {}/s  {} of {} tables done",
+            "{:NAME_WIDTH$} {} rows/s  {}/s  {} of {} tables",
+            "",
             HumanCount(rows),
             DecimalBytes(bytes),
             tally.completed(),
@@ -90,7 +92,7 @@ impl Display for Bars {
         ));
         if let Some(expected) = tally.rows_expected().filter(|rows| *rows > 0) {
             self.total.set_style(style(
-                "{prefix:28} [{bar:24}] {human_pos:>13} of about {human_len}  {msg}  {elapsed}",
+                "{prefix:24} [{bar:20}] {human_pos:>11} of ~{human_len}\n{msg}  {elapsed}",
             ));
             self.total.set_length(expected);
         }
@@ -110,10 +112,10 @@ fn show(bar: &ProgressBar, rows: u64, expected: Option<u64>) {
     match expected.filter(|expected| *expected > 0) {
         // Estimates may be low.
         Some(expected) => {
-            bar.set_style(style("{prefix:28} [{bar:24}] {human_pos:>13} of about {human_len}"));
+            bar.set_style(style("{prefix:24} [{bar:20}] {human_pos:>11} of ~{human_len}"));
             bar.set_length(expected.max(rows));
         }
-        None => bar.set_style(style("{prefix:28} {spinner} {human_pos:>13} rows")),
+        None => bar.set_style(style("{prefix:24} {spinner} {human_pos:>11} rows")),
     }
     bar.set_position(rows);
 }

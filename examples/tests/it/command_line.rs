@@ -143,6 +143,7 @@ fn statistics_as_json() {
     assert!(ended.stderr.is_empty(), "--quiet: {ended:?}");
     let loud = end(migrate(&["run", &place.task()])).with_code(0);
     assert!(loud.stdout.is_empty() && loud.stderr.contains("completed"), "{loud:?}");
+    assert!(!loud.stderr.contains('\x1b'), "bars where there is no terminal: {loud:?}");
 }
 
 #[test]
