@@ -19,12 +19,12 @@ fn a_table_loaded_in_part_is_loaded_again() {
         (Lane::SqliteToParquet, "folder-target-after-receipt"),
         (Lane::ParquetToSqlite, "sqlite-target-after-commit"),
     ] {
-        let place = Place::new(lane, &data::tables(3000));
+        let place = Place::new(lane, &data::tables(8000));
         end(place.run_with_fault(&format!("{point}=abort:2")));
-        assert_eq!(place.partitions_held(), 2, "{lane:?}");
+        assert!((2..5).contains(&place.partitions_held()), "{lane:?}");
         place.change_source(CHANGE);
         let ended = end(place.run()).with_code(0);
-        // Every table has more than two partitions, so that none was complete.
+        // Every table has more partitions than that, so that none was complete.
         for table in ["main.orders", "main.no_key", "main.codes", "main.pairs", "main.anything"] {
             let (rows, this_run) = ended.rows(table);
             assert_eq!(rows, this_run, "{lane:?}: {table} mixes two states of the source");
