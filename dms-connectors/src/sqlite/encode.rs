@@ -16,7 +16,7 @@ use dms_core::value::temporal::{self, MICROS, NANOS};
 use dms_core::{Error, ErrorKind, Result};
 
 use super::literal::{self, Literal};
-use super::types::Storage;
+use super::types::{Affinity, Storage};
 use super::{ENGINE, types};
 
 /// A value to bind; text forms are written into a scratch string.
@@ -41,7 +41,10 @@ pub(super) enum Encoder {
     Boolean,
     Integer,
     UnsignedText,
-    Float,
+    Float {
+        /// Whether the column keeps the sign of a zero, which one of REAL affinity does not.
+        signed_zero: bool,
+    },
     /// As a number: integers where nothing is after the point, as NUMERIC affinity has it.
     Decimal {
         scale: i8,
@@ -121,11 +124,19 @@ impl Encoder {
             }
             _ => match storage {
                 Storage::Integer => Self::Integer,
-                Storage::Real => Self::Float,
+                Storage::Real => Self::Float { signed_zero: true },
                 Storage::Blob => Self::Bytes,
                 _ => Self::Text,
             },
         })
+    }
+
+    /// The same for a column that is declared otherwise than by us.
+    pub(super) fn for_affinity(self, affinity: Affinity) -> Self {
+        match self {
+            Self::Float { .. } => Self::Float { signed_zero: affinity != Affinity::Real },
+            other => other,
+        }
     }
 
     /// The value at `row`, which the array has.
@@ -146,7 +157,7 @@ impl Encoder {
         match self {
             Self::Boolean => return Ok(Bound::Integer(array.as_boolean().value(row).into())),
             Self::Integer => return integer(array, row),
-            Self::Float => return float(array, row),
+            Self::Float { signed_zero } => return float(array, row, *signed_zero),
             Self::Text => {
                 return Ok(Bound::Text(match array.data_type() {
                     DataType::LargeUtf8 => array.as_string::<i64>().value(row),
@@ -256,7 +267,7 @@ fn integer(array: &dyn Array, row: usize) -> Result<Bound<'_>> {
     }))
 }
 
-fn float(array: &dyn Array, row: usize) -> Result<Bound<'_>> {
+fn float(array: &dyn Array, row: usize, signed_zero: bool) -> Result<Bound<'_>> {
     let value = match array.data_type() {
         DataType::Float32 => array.as_primitive::<Float32Type>().value(row).into(),
         _ => array.as_primitive::<Float64Type>().value(row),
@@ -264,6 +275,12 @@ fn float(array: &dyn Array, row: usize) -> Result<Bound<'_>> {
     if value.is_nan() {
         return Err(Error::data(
             "NaN, which SQLite stores as NULL; correct the value, or change the column's data type",
+        ));
+    }
+    if !signed_zero && value == 0.0 && value.is_sign_negative() {
+        return Err(Error::data(
+            "negative zero, whose sign a REAL column of SQLite loses; declare the column without \
+             a type, or use DROP_AND_CREATE",
         ));
     }
     Ok(Bound::Real(value))

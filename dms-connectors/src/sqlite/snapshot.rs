@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,7 +16,7 @@ use dms_core::schema::TableSchema;
 use dms_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, InterruptHandle, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::cursor::file_header;
@@ -26,6 +27,9 @@ use super::source::Reading;
 
 /// How often readers are opened anew because somebody committed meanwhile.
 const TRIES: usize = 20;
+/// How many steps of SQLite's virtual machine go by, well below a millisecond, before it looks
+/// whether to stop.
+const STOP_STEPS: i32 = 10_000;
 /// More than the steps in which file systems count time.
 const TIME_STEP: Duration = Duration::from_millis(25);
 /// How long to wait between tries, and for a lock that readers themselves keep from passing.
@@ -107,6 +111,16 @@ impl Reader {
     pub(super) fn connection(&self) -> Result<&Connection> {
         self.connection.as_ref().ok_or_else(|| Error::unexpected("the reader is gone"))
     }
+
+    /// Has SQLite end its query when `stop` is set: one that finds nothing to send would not notice
+    /// that nobody waits for it any more.
+    fn stop_when(&mut self, stop: Option<Arc<AtomicBool>>) -> Result<()> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let handler = stop.map(|stop| move || stop.load(Ordering::Relaxed));
+        connection
+            .progress_handler(STOP_STEPS, handler)
+            .map_err(|error| convert(error, "a reader cannot be made to stop"))
+    }
 }
 
 impl Drop for Reader {
@@ -152,8 +166,14 @@ fn consistent(settings: &SqliteSettings, readers: usize) -> Result<(Vec<Connecti
         let begun = begin_all(&connections, settings)?;
         wait_until_settled(&settings.path);
         let position = fingerprint(settings, &connections[0])?;
-        if begun && version()? == before {
-            return Ok((connections, position));
+        // Whoever keeps the watcher out is about to commit, once these readers are gone.
+        watcher.busy_timeout(PAUSE).map_err(failed)?;
+        let after = version();
+        watcher.busy_timeout(settings.busy_timeout).map_err(failed)?;
+        match after {
+            Ok(after) if begun && after == before => return Ok((connections, position)),
+            Err(error) if !error.is_transient() => return Err(error),
+            _ => {}
         }
         end_all(&connections, settings)?;
         // Not in step with a writer that commits at regular times.
@@ -306,21 +326,21 @@ impl Snapshot for SqliteSnapshot {
     }
 
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
-        let reader = self.reader().await?;
+        let mut reader = self.reader().await?;
         let schema = request.projected()?.arrow_schema();
         let (sender, stream) = channel(Arc::clone(&schema), request.prefetch_bytes);
         let spelling = self.settings.temporal;
-        let interrupt = Interrupt::new(reader.connection()?);
-        let running = interrupt.clone();
+        let dropped = Arc::new(AtomicBool::new(false));
+        reader.stop_when(Some(Arc::clone(&dropped)))?;
         let work = move || {
             read(&reader, &request, spelling, sender);
-            // Before the reader goes back, where a late interrupt would meet another query.
-            running.over();
+            // It was accepted before; and no handler is better than an old one.
+            let _ = reader.stop_when(None);
         };
         thread::Builder::new().name("sqlite-reader".to_owned()).spawn(work).map_err(|error| {
             Error::unexpected("a reader thread cannot be started").with_source(error).transient()
         })?;
-        let until_dropped = InterruptOnDrop(interrupt);
+        let until_dropped = SetOnDrop(dropped);
         let batches = stream.inspect(move |_| {
             let _ = &until_dropped;
         });
@@ -328,28 +348,11 @@ impl Snapshot for SqliteSnapshot {
     }
 }
 
-/// Ends a query from another thread, as long as it runs.
-#[derive(Clone)]
-struct Interrupt(Arc<Mutex<Option<InterruptHandle>>>);
+struct SetOnDrop(Arc<AtomicBool>);
 
-impl Interrupt {
-    fn new(connection: &Connection) -> Self {
-        Self(Arc::new(Mutex::new(Some(connection.get_interrupt_handle()))))
-    }
-
-    fn over(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-/// A query that finds nothing to send would not notice that its reader has gone.
-struct InterruptOnDrop(Interrupt);
-
-impl Drop for InterruptOnDrop {
+impl Drop for SetOnDrop {
     fn drop(&mut self) {
-        if let Some(query) = &*self.0.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            query.interrupt();
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@ use dms_core::endpoint::{EndpointInfo, PartitionRange, ReadRequest, Snapshot, So
 use dms_core::mapping::{Filter, Selection, rows_in_range};
 use dms_core::schema::{Catalog, LogicalType, TableSchema};
 use dms_core::{Error, Result};
+use rusqlite::limits::Limit;
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, ErrorCode};
 
@@ -238,9 +239,14 @@ fn query<'a>(
     condition: &Condition,
 ) -> Result<Cursor<'a>> {
     let mut list: Vec<String> = read.columns.iter().map(|c| column(&c.name)).collect();
-    match rowid_name(table) {
-        Some(rowid) => list.push(column(rowid)),
-        None => list.extend(table.primary_key.iter().map(|name| column(name))),
+    let locator: Vec<String> = match rowid_name(table) {
+        Some(rowid) => vec![column(rowid)],
+        None => table.primary_key.iter().map(|name| column(name)).collect(),
+    };
+    // A table may have as many columns as a query; then errors do without the row.
+    let most = connection.limit(Limit::SQLITE_LIMIT_COLUMN).map_err(|e| convert(e, DOING))?;
+    if usize::try_from(most).is_ok_and(|most| list.len() + locator.len() <= most) {
+        list.extend(locator);
     }
     let list = if list.is_empty() { "NULL".to_owned() } else { list.join(", ") };
     let name = quote(&table.name.name);

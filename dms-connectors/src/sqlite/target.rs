@@ -235,6 +235,9 @@ fn prepare(
     if state::CONTROL_TABLES.contains(&name.as_str()) {
         return Err(Error::settings("the name is one of dms's control tables; rename the table"));
     }
+    if name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_")) {
+        return Err(Error::settings("SQLite keeps names with sqlite_ to itself; rename the table"));
+    }
     let exists: bool = transaction
         .query_row(
             "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
@@ -449,10 +452,9 @@ struct Insert<'a> {
 impl<'a> Insert<'a> {
     fn new(connection: &'a Connection, table: &'a TableSchema) -> Result<Self> {
         let existing = existing_columns(connection, &table.name.name)?;
-        let generated = |name: &str| {
-            existing.iter().any(|found| found.generated && found.name.eq_ignore_ascii_case(name))
-        };
-        let written = table.columns.iter().enumerate().filter(|(_, c)| !generated(&c.name));
+        let find = |name: &str| existing.iter().find(|e| e.name.eq_ignore_ascii_case(name));
+        let written = table.columns.iter().enumerate();
+        let written = written.filter(|(_, c)| !find(&c.name).is_some_and(|e| e.generated));
         let written: Vec<_> = written.collect();
         let name = quote(&table.name.name);
         let sql = if written.is_empty() {
@@ -466,8 +468,10 @@ impl<'a> Insert<'a> {
         };
         let statement =
             connection.prepare(&sql).map_err(|error| convert(error, "rows cannot be written"))?;
-        let encoders =
-            written.into_iter().map(|(place, column)| Ok((place, Encoder::new(column)?)));
+        let encoders = written.into_iter().map(|(place, column)| {
+            let declaration = find(&column.name).map_or("", |found| &found.declaration);
+            Ok((place, Encoder::new(column)?.for_affinity(types::affinity(declaration))))
+        });
         let encoders = encoders.collect::<Result<_>>()?;
         Ok(Self { statement, table, encoders, scratch: String::new() })
     }

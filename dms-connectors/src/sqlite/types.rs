@@ -241,7 +241,6 @@ fn declared(ty: &LogicalType) -> String {
     match ty {
         LogicalType::Boolean => "BOOLEAN".to_owned(),
         LogicalType::Int64 => "INTEGER".to_owned(),
-        LogicalType::Float64 => "REAL".to_owned(),
         LogicalType::Decimal { precision, scale } => match storage_in(ty, None) {
             Storage::Number => format!("DECIMAL({precision},{scale})"),
             _ => format!("DECIMAL_TEXT({precision},{scale})"),
@@ -264,8 +263,8 @@ fn declared(ty: &LogicalType) -> String {
         ty => {
             let word = match storage_in(ty, None) {
                 Storage::Integer => "INTEGER",
-                Storage::Real => "REAL",
-                Storage::Blob => "BLOB",
+                // A REAL column makes zeros of negative zeros.
+                Storage::Real | Storage::Blob => "BLOB",
                 _ => "TEXT",
             };
             format!("{word} \"{}\"", escape(&ty.to_string()))
