@@ -9,7 +9,7 @@ const CHANGE: &str = "
     INSERT INTO orders VALUES (1000000, 'new', 1.5, 'late');
     UPDATE no_key SET b = 'changed' WHERE a = 3;
     INSERT INTO no_key VALUES (3, 'changed'), (3, 'changed');
-    DELETE FROM codes WHERE label LIKE '%9';
+    DELETE FROM pairs WHERE a % 5 = 0;
     INSERT INTO empty VALUES (1, 'not any more');";
 
 #[test]
@@ -24,8 +24,8 @@ fn a_table_loaded_in_part_is_loaded_again() {
         assert!((2..5).contains(&place.partitions_held()), "{lane:?}");
         place.change_source(CHANGE);
         let ended = end(place.run()).with_code(0);
-        // Every table has more partitions than that, so that none was complete.
-        for table in ["main.orders", "main.no_key", "main.codes", "main.pairs", "main.anything"] {
+        // These have more partitions than that, so that none of them was complete.
+        for table in ["main.orders", "main.no_key", "main.pairs"] {
             let (rows, this_run) = ended.rows(table);
             assert_eq!(rows, this_run, "{lane:?}: {table} mixes two states of the source");
         }
