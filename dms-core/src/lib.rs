@@ -1,6 +1,8 @@
 //! Vocabulary and full load of the `dms` database migration engine.
 
 pub mod batch;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod endpoint;
 mod error;
 pub mod fault;

@@ -39,6 +39,11 @@ impl MemorySource {
         tables.tables.insert(table.name.clone(), (table, batches));
     }
 
+    /// For a copy of tables whose changes are counted elsewhere.
+    pub(super) fn set_version(&self, version: u64) {
+        self.lock().version = version;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }

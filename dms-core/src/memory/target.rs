@@ -28,6 +28,8 @@ struct State {
     epochs: BTreeMap<String, u64>,
     progress: BTreeMap<(String, TableName), TableProgress>,
     tables: BTreeMap<TableName, (TableSchema, Vec<RecordBatch>)>,
+    /// Counts the changes of tables, as the position of sources.
+    version: u64,
 }
 
 impl State {
@@ -65,9 +67,11 @@ impl MemoryTarget {
     #[must_use]
     pub fn as_source(&self) -> MemorySource {
         let source = MemorySource::default();
-        for (table, batches) in self.lock().tables.values() {
+        let state = self.lock();
+        for (table, batches) in state.tables.values() {
             source.insert(table.clone(), batches.clone());
         }
+        source.set_version(state.version);
         source
     }
 
@@ -115,6 +119,7 @@ impl Target for MemoryTarget {
     ) -> Result<()> {
         let mut state = self.lock();
         state.check(run)?;
+        state.version += 1;
         let fresh = (table.clone(), Vec::new());
         let existing = state.tables.entry(table.name.clone()).or_insert_with(|| fresh.clone());
         match mode {
@@ -163,6 +168,7 @@ impl Target for MemoryTarget {
         let receipt =
             Receipt { partition: partition.number, rows, bytes, position: position.cloned() };
         progress.receipts.push(receipt.clone());
+        state.version += 1;
         if let Some((_, batches)) = state.tables.get_mut(&table.name) {
             batches.extend(loaded);
         }

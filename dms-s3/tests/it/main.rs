@@ -1,0 +1,7 @@
+//! Folders and object stores as endpoints.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod conformance;
+mod folder;
+#[cfg(feature = "aws")]
+mod s3;
