@@ -7,16 +7,17 @@ use object_store::path::Path;
 use crate::settings::DataFormat;
 use crate::store::FolderStore;
 
-/// Bits of a file's number that count files; those above are the run's epoch. So no two runs write
-/// one name, and a run that was fenced cannot touch what its successor wrote.
+/// Bits of a file's number that count files; those above are the table's generation (see
+/// [`generations`]), so that no two writers ever write one name: neither two runs, nor two tasks,
+/// nor two processes of one run. A run that was fenced cannot touch what its successor wrote.
 const COUNTER_BITS: u32 = 20;
 
-/// The most files of a table in one run.
+/// The most files of a table in one generation.
 pub(crate) const FILES_MAX: u64 = 1 << COUNTER_BITS;
 
 /// `LOAD00000001`, as DMS names files of a full load: eight hexadecimal digits.
-pub(crate) fn file_name(epoch: u64, counter: u64, format: DataFormat) -> String {
-    let number = (epoch.saturating_sub(1) << COUNTER_BITS) | counter;
+pub(crate) fn file_name(generation: u64, counter: u64, format: DataFormat) -> String {
+    let number = (generation.saturating_sub(1) << COUNTER_BITS) | counter;
     format!("LOAD{number:08X}.{}", format.extension())
 }
 
@@ -56,14 +57,30 @@ pub(crate) fn manifest(store: &FolderStore, table: &TableName, load: u64) -> Pat
     table_manifests(store, table).join(format!("manifest-{load:010}.json"))
 }
 
+/// Where the claims on a table's file names stand. Each claim, created and never given twice, is a
+/// generation: of files one process writes, and of a load of the table.
+pub(crate) fn generations(store: &FolderStore, table: &TableName) -> Path {
+    store.path(["_dms", "generations", table.schema.as_str(), table.name.as_str()])
+}
+
 /// Where the claims on a task stand.
 pub(crate) fn epochs(store: &FolderStore, task: &str) -> Path {
     store.path(["_dms", "tasks", task, "epochs"])
 }
 
-/// One claim.
-pub(crate) fn epoch(store: &FolderStore, task: &str, epoch: u64) -> Path {
-    epochs(store, task).join(format!("{epoch:010}.json"))
+/// One claim of those in a place.
+pub(crate) fn claim(place: &Path, number: u64) -> Path {
+    place.clone().join(format!("{number:010}.json"))
+}
+
+/// The number of a claim.
+pub(crate) fn claim_number(claim: &Path) -> Option<u64> {
+    claim.filename()?.strip_suffix(".json")?.parse().ok()
+}
+
+/// Where the tasks stand.
+pub(crate) fn tasks(store: &FolderStore) -> Path {
+    store.path(["_dms", "tasks"])
 }
 
 /// Where a task's progress stands, of all tables.
@@ -74,6 +91,11 @@ pub(crate) fn loads(store: &FolderStore, task: &str) -> Path {
 /// Where a task's progress with one table stands.
 pub(crate) fn table_loads(store: &FolderStore, task: &str, table: &TableName) -> Path {
     loads(store, task).join(table.schema.as_str()).join(table.name.as_str())
+}
+
+/// The same below the place of a task whose name is not at hand.
+pub(crate) fn loads_below(task: &Path, table: &TableName) -> Path {
+    task.clone().join("loads").join(table.schema.as_str()).join(table.name.as_str())
 }
 
 /// The record that a load of a table began.

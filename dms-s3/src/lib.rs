@@ -5,6 +5,7 @@
 //! shop/orders/LOAD00000001.parquet          data, as DMS names it
 //! _dms/tables/shop/orders/…                 manifests: what is complete
 //! _dms/tasks/nightly/…                      what each task has loaded so far
+//! _dms/generations/shop/orders/…            who may write which file names
 //! ```
 //!
 //! A store has no transactions; **the manifest is the commit**. It names a table's files with sizes
@@ -24,6 +25,7 @@ mod format;
 mod layout;
 mod manifest;
 mod progress;
+mod reading;
 mod settings;
 mod source;
 mod store;

@@ -38,6 +38,7 @@ pub(crate) struct CsvDialect {
 pub(crate) struct Manifest {
     pub(crate) version: u32,
     pub(crate) task: String,
+    /// The table's generation that its load claimed; of several manifests the highest counts.
     pub(crate) load: u64,
     pub(crate) table: TableSchema,
     pub(crate) format: DataFormat,
@@ -48,12 +49,11 @@ pub(crate) struct Manifest {
     pub(crate) files: Vec<DataFile>,
 }
 
-/// A claim on a task.
+/// A claim on a task or on a table's file names; the object's name is the number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Claim {
     pub(crate) version: u32,
     pub(crate) task: String,
-    pub(crate) epoch: u64,
 }
 
 /// A load of a table that began.

@@ -5,35 +5,42 @@ use std::collections::BTreeMap;
 use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
+use object_store::path::Path;
 
 use crate::layout;
 use crate::manifest::{Claim, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::store::FolderStore;
 
-/// The newest claim on a task; 0 before the first.
-async fn newest_epoch(store: &FolderStore, task: &str) -> Result<u64> {
-    let claims = store.list(&layout::epochs(store, task)).await?;
-    let numbers = claims
-        .iter()
-        .filter_map(|claim| claim.location.filename()?.strip_suffix(".json")?.parse::<u64>().ok());
-    Ok(numbers.max().unwrap_or(0))
+/// The newest claim in a place; 0 before the first.
+async fn newest_claim(store: &FolderStore, place: &Path) -> Result<u64> {
+    let claims = store.list(place).await?;
+    Ok(claims.iter().filter_map(|claim| layout::claim_number(&claim.location)).max().unwrap_or(0))
+}
+
+/// Claims the next number of a place, which nobody else gets: of two that claim at once one creates
+/// the object, the other counts on.
+async fn claim(store: &FolderStore, place: &Path, task: &str) -> Result<u64> {
+    let claim = Claim { version: VERSION, task: task.to_owned() };
+    loop {
+        let number = newest_claim(store, place).await? + 1;
+        if !store.put(&layout::claim(place, number), &claim, true).await? {
+            continue;
+        }
+        // A claim that is not the newest may be one that was given out before and removed since.
+        if newest_claim(store, place).await? == number {
+            for old in store.list(place).await? {
+                if layout::claim_number(&old.location).is_some_and(|old| old < number) {
+                    store.delete(&old.location).await?;
+                }
+            }
+            return Ok(number);
+        }
+    }
 }
 
 /// Claims the task and reads what is there of it.
 pub(crate) async fn begin(store: &FolderStore, task: &str) -> Result<TaskProgress> {
-    let epoch = loop {
-        let epoch = newest_epoch(store, task).await? + 1;
-        let claim = Claim { version: VERSION, task: task.to_owned(), epoch };
-        // Of two runs that begin at once one creates the object, the other counts on.
-        if store.put(&layout::epoch(store, task, epoch), &claim, true).await? {
-            break epoch;
-        }
-    };
-    for old in store.list(&layout::epochs(store, task)).await? {
-        if old.location < layout::epoch(store, task, epoch) {
-            store.delete(&old.location).await?;
-        }
-    }
+    let epoch = claim(store, &layout::epochs(store, task), task).await?;
     let mut tables = BTreeMap::new();
     for record in load_records(store, task).await? {
         let progress = table_progress(store, task, &record).await?;
@@ -42,9 +49,23 @@ pub(crate) async fn begin(store: &FolderStore, task: &str) -> Result<TaskProgres
     Ok(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables })
 }
 
+/// Claims a generation of a table.
+pub(crate) async fn claim_generation(
+    store: &FolderStore,
+    task: &str,
+    table: &TableName,
+) -> Result<u64> {
+    claim(store, &layout::generations(store, table), task).await
+}
+
+/// Whether any task has ever begun to write the table.
+pub(crate) async fn is_known(store: &FolderStore, table: &TableName) -> Result<bool> {
+    Ok(newest_claim(store, &layout::generations(store, table)).await? > 0)
+}
+
 /// Refuses when a newer run has claimed the task.
 pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
-    if newest_epoch(store, &run.task).await? == run.epoch {
+    if newest_claim(store, &layout::epochs(store, &run.task)).await? == run.epoch {
         return Ok(());
     }
     Err(Error::new(
@@ -81,6 +102,29 @@ pub(crate) async fn load_record(
         Some(object) => store.get(&object.location).await,
         None => Err(Error::schema("the table was not prepared").context("table", table)),
     }
+}
+
+/// Refuses when the run was fenced, or another task has begun the table anew.
+pub(crate) async fn check_load(store: &FolderStore, run: &Run, record: &LoadRecord) -> Result<()> {
+    check_epoch(store, run).await?;
+    let place = layout::load(store, &run.task, &record.table.name, record.load);
+    if store.exists(&place).await? {
+        return Ok(());
+    }
+    let message = "the table is being loaded anew, by another task perhaps; this load ends here";
+    Err(Error::new(ErrorKind::Stopped, message).context("table", &record.table.name))
+}
+
+/// Removes the records that any task has of loads of a table, so that nothing counts as loaded
+/// whose files are about to go.
+pub(crate) async fn forget_loads(store: &FolderStore, table: &TableName) -> Result<()> {
+    for task in store.folders(&layout::tasks(store)).await? {
+        // The record of a load before its receipts: without it they mean nothing.
+        for object in store.list(&layout::loads_below(&task, table)).await? {
+            store.delete(&object.location).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The partitions of a load that are complete, one record each.

@@ -33,7 +33,7 @@ impl DataFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Not at all; the only choice for CSV.
+    /// Not at all, as CSV files always are.
     None,
     /// Fast.
     #[default]
@@ -90,10 +90,16 @@ pub struct FolderSettings {
     /// What stands for NULL in CSV, never quoted, while text that looks like it always is; default
     /// nothing.
     pub csv_null_value: String,
+    /// Fields that need it are quoted, as RFC 4180 says; default true, and there is no false:
+    /// without quotes a reader could not tell a delimiter in a value from one between two.
+    pub rfc4180: bool,
     /// A first line with the columns' names; default false.
     pub add_column_name: bool,
     /// Whether a source compares every file with its checksum before it is read; default true.
     pub verify_checksums: bool,
+    /// Whether a local folder's files are forced to the disk before they count as written, so that
+    /// they survive a loss of power; default true. Object stores do that themselves.
+    pub fsync: bool,
     /// Options of the store.
     #[serde(skip)]
     pub store: BTreeMap<String, String>,
@@ -114,15 +120,17 @@ impl Default for FolderSettings {
             data_page_size: 1 << 20,
             csv_delimiter: ',',
             csv_null_value: String::new(),
+            rfc4180: true,
             add_column_name: false,
             verify_checksums: true,
+            fsync: true,
             store: BTreeMap::new(),
         }
     }
 }
 
 /// The options above; everything else is the store's.
-const OPTIONS: &[&str] = &[
+pub(crate) const OPTIONS: &[&str] = &[
     "data-format",
     "compression",
     "compression-level",
@@ -134,8 +142,10 @@ const OPTIONS: &[&str] = &[
     "data-page-size",
     "csv-delimiter",
     "csv-null-value",
+    "rfc4180",
     "add-column-name",
     "verify-checksums",
+    "fsync",
 ];
 
 impl FolderSettings {
@@ -151,6 +161,14 @@ impl FolderSettings {
     pub fn from_endpoint(endpoint: &EndpointSettings) -> Result<Self> {
         let mut ours = serde_json::Map::new();
         let mut store = BTreeMap::new();
+        let csv = endpoint.options.get("data-format").is_some_and(|format| format == "csv");
+        let compression = endpoint.options.get("compression");
+        if csv && compression.is_some_and(|compression| compression != "none") {
+            return Err(Error::settings(
+                "folder endpoint: CSV files are not compressed; set compression to none or leave \
+                 it out",
+            ));
+        }
         let local = matches!(endpoint.scheme()?, "file" | "memory");
         for (name, value) in &endpoint.options {
             if OPTIONS.contains(&name.as_str()) {
@@ -199,6 +217,12 @@ impl FolderSettings {
         }
         if !(1..=22).contains(&self.compression_level) {
             return wrong("compression-level must be 1 to 22");
+        }
+        if !self.rfc4180 {
+            return wrong(
+                "rfc4180 must be true: without quotes a delimiter or line end inside a value \
+                 could not be told from one between values",
+            );
         }
         if !self.csv_delimiter.is_ascii() || "\"\r\n".contains(self.csv_delimiter) {
             return wrong("csv-delimiter must be one ASCII character, no quote and no line end");

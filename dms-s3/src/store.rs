@@ -1,5 +1,8 @@
 //! The store behind a folder, with the small operations that need no streaming.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +24,8 @@ pub struct FolderStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     address: String,
+    /// The folder itself, if it is one of this machine.
+    local: Option<PathBuf>,
 }
 
 impl FolderStore {
@@ -46,18 +51,20 @@ impl FolderStore {
         }
         if let Some(path) = settings.url.strip_prefix("file:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return Self::local(path, address);
+            return Self::local(path, address, settings.fsync);
         }
         let url = url::Url::parse(&settings.url).map_err(|error| {
             Error::settings(format!("{address} is not a url")).with_source(error)
         })?;
-        let (store, prefix) = object_store::parse_url_opts(&url, &settings.store)
-            .map_err(|error| convert(error, &format!("store {address} cannot be opened")))?;
-        Ok(Self { store: Arc::from(store), prefix, address })
+        let prefix = Path::from_url_path(url.path()).map_err(|error| {
+            Error::settings(format!("{address} has a path that no store takes")).with_source(error)
+        })?;
+        let store = remote(&url, &settings.store)?;
+        Ok(Self { store, prefix, address, local: None })
     }
 
     /// Relative paths are relative to the working directory; `%` stands for itself.
-    fn local(path: &str, address: String) -> Result<Self> {
+    fn local(path: &str, address: String, fsync: bool) -> Result<Self> {
         if path.is_empty() {
             return Err(Error::settings("a file url needs a folder: file:///absolute/folder"));
         }
@@ -67,14 +74,14 @@ impl FolderStore {
         let prefix = Path::from_absolute_path(&absolute).map_err(|error| {
             Error::settings(format!("folder {path} cannot be used")).with_source(error)
         })?;
-        let store = object_store::local::LocalFileSystem::new();
-        Ok(Self { store: Arc::new(store), prefix, address })
+        let store = object_store::local::LocalFileSystem::new().with_fsync(fsync);
+        Ok(Self { store: Arc::new(store), prefix, address, local: Some(absolute) })
     }
 
     /// A store that a program has opened itself.
     pub fn with_store(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
         let address = format!("{store}/{prefix}");
-        Self { store, prefix, address }
+        Self { store, prefix, address, local: None }
     }
 
     pub(crate) fn info(&self) -> EndpointInfo {
@@ -119,6 +126,51 @@ impl FolderStore {
         Ok(listed)
     }
 
+    /// The names of the folders in a place.
+    pub(crate) async fn folders(&self, place: &Path) -> Result<Vec<Path>> {
+        let listed = self.store.list_with_delimiter(Some(place)).await;
+        let listed =
+            listed.map_err(|error| convert(error, &format!("{place} cannot be listed")))?;
+        Ok(listed.common_prefixes)
+    }
+
+    /// Removes what a killed process left of files it was writing below a place of a local folder:
+    /// `name#1`, which the store's listing leaves out. Other stores show no unfinished files.
+    pub(crate) async fn sweep(&self, place: &Path, ours: fn(&str) -> bool) -> Result<()> {
+        let Some(folder) = &self.local else { return Ok(()) };
+        // Parts are encoded alike on disk and in the path.
+        let folder = folder.join(self.relative(place));
+        let shown = folder.display().to_string();
+        crate::upload::blocking(move || {
+            sweep(&folder, ours).map_err(|error| {
+                Error::unexpected(format!("unfinished files in {shown} cannot be removed"))
+                    .with_source(error)
+            })
+        })
+        .await
+    }
+
+    /// Checks that a local folder is one or can be made; of other stores nothing is known before
+    /// they are asked.
+    pub(crate) fn check_local(&self) -> Result<()> {
+        let Some(folder) = &self.local else { return Ok(()) };
+        let Some(there) = folder.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+        let shown = there.display();
+        let metadata = there.metadata().map_err(|error| {
+            Error::new(ErrorKind::Denied, format!("{shown} cannot be looked at")).with_source(error)
+        })?;
+        if !metadata.is_dir() {
+            return Err(Error::settings(format!("{shown} is a file; give a folder")));
+        }
+        if metadata.permissions().readonly() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!("folder {shown} may not be written; check the rights on it"),
+            ));
+        }
+        Ok(())
+    }
+
     /// Writes a small object whole; with `create`, `false` if it was there already.
     pub(crate) async fn put<T: Serialize>(
         &self,
@@ -134,6 +186,15 @@ impl FolderStore {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) if create => Ok(false),
             Err(error) => Err(convert(error, &format!("{path} cannot be written"))),
+        }
+    }
+
+    /// Whether an object is there.
+    pub(crate) async fn exists(&self, path: &Path) -> Result<bool> {
+        match self.store.head(path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(convert(error, &format!("{path} cannot be looked at"))),
         }
     }
 
@@ -161,4 +222,70 @@ impl FolderStore {
             Err(error) => Err(convert(error, &format!("{path} cannot be removed"))),
         }
     }
+}
+
+fn sweep(folder: &std::path::Path, ours: fn(&str) -> bool) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            sweep(&entry.path(), ours)?;
+        } else if let Some((name, number)) = name.to_str().and_then(|name| name.rsplit_once('#'))
+            && ours(name)
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a store that is not a local folder: first the environment, then the options count.
+#[cfg_attr(
+    not(any(feature = "aws", feature = "gcp", feature = "azure")),
+    expect(unused_variables, reason = "stores with options are all behind features")
+)]
+fn remote(url: &url::Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
+    #[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+    macro_rules! build {
+        ($builder:ty, $key:ty) => {{
+            let mut builder = <$builder>::from_env().with_url(url.as_str());
+            for (name, value) in options {
+                let key: $key = name.parse().map_err(|_| unknown(name))?;
+                builder = builder.with_config(key, value);
+            }
+            let store = builder.build();
+            Ok(Arc::new(store.map_err(|error| convert(error, "the store cannot be opened"))?))
+        }};
+    }
+    match url.scheme() {
+        "memory" => Ok(Arc::new(object_store::memory::InMemory::new())),
+        #[cfg(feature = "aws")]
+        "s3" | "s3a" => {
+            build!(object_store::aws::AmazonS3Builder, object_store::aws::AmazonS3ConfigKey)
+        }
+        #[cfg(feature = "gcp")]
+        "gs" => {
+            build!(object_store::gcp::GoogleCloudStorageBuilder, object_store::gcp::GoogleConfigKey)
+        }
+        #[cfg(feature = "azure")]
+        "az" | "azure" | "abfs" | "abfss" => {
+            build!(object_store::azure::MicrosoftAzureBuilder, object_store::azure::AzureConfigKey)
+        }
+        other => Err(Error::settings(format!("folders have no {other}: urls"))),
+    }
+}
+
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+fn unknown(name: &str) -> Error {
+    let name = name.replace('_', "-");
+    let near = dms_core::json::nearest(&name, crate::settings::OPTIONS);
+    let hint = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+    Error::settings(format!(
+        "unknown option {name:?}: it is neither a folder's nor one of the store{hint}"
+    ))
 }

@@ -1,7 +1,7 @@
 //! A folder as a target.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::hash_map::Entry;
 
 use async_trait::async_trait;
 use dms_core::batch::{BatchStream, batch_bytes};
@@ -12,6 +12,8 @@ use dms_core::position::Position;
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result, ResultExt, fault};
 use futures::StreamExt;
+use object_store::path::Path;
+use tokio::sync::Mutex;
 
 use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::settings::FolderSettings;
@@ -27,8 +29,15 @@ use crate::{format, layout, progress};
 pub struct FolderTarget {
     store: FolderStore,
     settings: FolderSettings,
-    /// How many files this process has begun, by run and table: their numbers.
-    files: Mutex<HashMap<(String, u64, TableName), u64>>,
+    /// What this target calls its files of a table under a run's task and epoch.
+    files: Mutex<HashMap<(String, u64, TableName), Numbers>>,
+}
+
+/// Of file names: the generation, which is this target's alone, and the files begun in it.
+#[derive(Debug)]
+struct Numbers {
+    generation: u64,
+    files: u64,
 }
 
 impl FolderTarget {
@@ -52,17 +61,23 @@ impl FolderTarget {
         Ok(std::sync::Arc::new(Self::new(FolderStore::open(&settings)?, settings)?))
     }
 
-    fn next_file(&self, run: &Run, table: &TableName) -> Result<u64> {
-        let key = (run.task.clone(), run.epoch, table.clone());
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = files.entry(key).or_default();
-        *count += 1;
-        if *count >= layout::FILES_MAX {
+    /// A file name that nobody else uses.
+    async fn next_file(&self, run: &Run, table: &TableName) -> Result<String> {
+        let mut files = self.files.lock().await;
+        let numbers = match files.entry((run.task.clone(), run.epoch, table.clone())) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let generation = progress::claim_generation(&self.store, &run.task, table).await?;
+                entry.insert(Numbers { generation, files: 0 })
+            }
+        };
+        numbers.files += 1;
+        if numbers.files >= layout::FILES_MAX {
             return Err(Error::settings(
                 "the table makes too many files; raise max-file-size-bytes",
             ));
         }
-        Ok(*count)
+        Ok(layout::file_name(numbers.generation, numbers.files, self.settings.data_format))
     }
 
     /// Writes the rows of a partition as files, none of which anybody knows yet.
@@ -105,8 +120,7 @@ impl FolderTarget {
             let file = match &mut *upload {
                 Some(file) => file,
                 none => {
-                    let number = self.next_file(run, &table.name)?;
-                    let name = layout::file_name(run.epoch, number, self.settings.data_format);
+                    let name = self.next_file(run, &table.name).await?;
                     let path = folder.clone().join(name.as_str());
                     none.insert(Upload::begin(
                         &self.store,
@@ -134,44 +148,31 @@ impl FolderTarget {
     }
 
     /// Removes what earlier loads of a table left; refuses files that are not dms's.
+    ///
+    /// In this order: what says that the table is complete, what says that partitions are, files.
+    /// So a process that dies in between leaves nothing that names a file that is gone.
     async fn clear(&self, table: &TableName) -> Result<()> {
-        let (manifests, ours) = self.records(table).await?;
-        let data = self.store.list(&layout::data(&self.store, table)).await?;
-        for object in &data {
-            let name = object.location.filename().unwrap_or_default();
-            if !layout::is_file_name(name) || !ours {
-                return Err(foreign(&object.location, table));
-            }
+        let place = layout::data(&self.store, table);
+        let data = self.store.list(&place).await?;
+        let known = progress::is_known(&self.store, table).await?;
+        let ours = |path: &Path| known && path.filename().is_some_and(layout::is_file_name);
+        if let Some(object) = data.iter().find(|object| !ours(&object.location)) {
+            return Err(foreign(&object.location, table));
         }
-        // The manifests first: a reader must not see a table whose files are going.
-        for manifest in manifests {
-            self.store.delete(&manifest).await?;
+        for manifest in self.store.list(&layout::table_manifests(&self.store, table)).await? {
+            self.store.delete(&manifest.location).await?;
         }
+        fault::point("folder-target-prepare")?;
+        progress::forget_loads(&self.store, table).await?;
+        fault::point("folder-target-prepare")?;
         for object in data {
             self.store.delete(&object.location).await?;
         }
-        Ok(())
-    }
-
-    /// A table's manifests, and whether any task of dms has ever begun it here.
-    async fn records(&self, table: &TableName) -> Result<(Vec<object_store::path::Path>, bool)> {
-        let manifests = self.store.list(&layout::table_manifests(&self.store, table)).await?;
-        let manifests: Vec<_> = manifests.into_iter().map(|object| object.location).collect();
-        let mut ours = !manifests.is_empty();
-        if !ours {
-            let wanted = format!(
-                "/loads/{}/{}/",
-                object_store::path::PathPart::from(table.schema.as_str()).as_ref(),
-                object_store::path::PathPart::from(table.name.as_str()).as_ref()
-            );
-            let tasks = self.store.list(&self.store.path(["_dms", "tasks"])).await?;
-            ours = tasks.iter().any(|object| object.location.as_ref().contains(&wanted));
-        }
-        Ok((manifests, ours))
+        self.store.sweep(&place, layout::is_file_name).await
     }
 }
 
-fn foreign(path: &object_store::path::Path, table: &TableName) -> Error {
+fn foreign(path: &Path, table: &TableName) -> Error {
     Error::new(
         ErrorKind::Constraint,
         format!(
@@ -194,6 +195,7 @@ impl Target for FolderTarget {
     }
 
     async fn check(&self) -> Result<()> {
+        self.store.check_local()?;
         // Whether objects can be written shows only when one is: a listing is all that changes
         // nothing.
         self.store.list(&self.store.path(["_dms"])).await.map(|_| ())
@@ -223,26 +225,20 @@ impl Target for FolderTarget {
         }
         self.clear(&table.name).await?;
         fault::point("folder-target-prepare")?;
+        let load = progress::claim_generation(&self.store, &run.task, &table.name).await?;
+        let key = (run.task.clone(), run.epoch, table.name.clone());
+        self.files.lock().await.insert(key, Numbers { generation: load, files: 0 });
         let record = LoadRecord {
             version: VERSION,
-            load: run.epoch,
+            load,
             table: table.clone(),
             partitions: partitions.to_vec(),
             position: position.cloned(),
             format: self.settings.data_format,
             csv: self.settings.csv_dialect(),
         };
-        let path = layout::load(&self.store, &run.task, &table.name, run.epoch);
-        self.store.put(&path, &record, false).await?;
-        // What earlier loads recorded counts no more.
-        for old in
-            self.store.list(&layout::table_loads(&self.store, &run.task, &table.name)).await?
-        {
-            if old.location != path {
-                self.store.delete(&old.location).await?;
-            }
-        }
-        Ok(())
+        let path = layout::load(&self.store, &run.task, &table.name, load);
+        self.store.put(&path, &record, false).await.map(|_| ())
     }
 
     async fn load(
@@ -277,7 +273,7 @@ impl Target for FolderTarget {
             files,
         };
         fault::point("folder-target-before-receipt")?;
-        progress::check_epoch(&self.store, run).await?;
+        progress::check_load(&self.store, run, &record).await?;
         let path = layout::receipt(
             &self.store,
             &run.task,
@@ -309,10 +305,10 @@ impl Target for FolderTarget {
             load: record.load,
             table: table.clone(),
             format: record.format,
-            csv: record.csv,
+            csv: record.csv.clone(),
             rows: complete.iter().map(|held| held.receipt.rows).sum(),
             bytes: complete.iter().map(|held| held.receipt.bytes).sum(),
-            position: record.position,
+            position: record.position.clone(),
             files: complete.into_iter().flat_map(|held| held.files).collect(),
         };
         // Files of runs that were killed or fenced.
@@ -323,7 +319,9 @@ impl Target for FolderTarget {
                 self.store.delete(&object.location).await?;
             }
         }
+        self.store.sweep(&layout::data(&self.store, &table.name), layout::is_file_name).await?;
         fault::point("folder-target-before-manifest")?;
+        progress::check_load(&self.store, run, &record).await?;
         let path = layout::manifest(&self.store, &table.name, record.load);
         self.store.put(&path, &manifest, false).await?;
         Ok(())

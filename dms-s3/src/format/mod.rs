@@ -6,6 +6,7 @@ pub(crate) mod csv;
 pub(crate) mod parquet;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
 use dms_core::endpoint::{ColumnMapping, Fidelity};
 use dms_core::schema::{Column, TableSchema};
 use dms_core::value::text::has_text;
@@ -118,16 +119,55 @@ pub(crate) fn mapping(column: &Column, format: DataFormat) -> ColumnMapping {
             Fidelity::Impossible("CSV has no arrays; use data-format parquet".to_owned()),
         ),
         DataFormat::Csv => ("text".to_owned(), Fidelity::Exact),
+        DataFormat::Parquet if is_native(column) => (ty.arrow_type().to_string(), Fidelity::Exact),
         // The manifest keeps the logical type, so that the text form reads back as it was.
-        DataFormat::Parquet if !is_native(column) => {
-            ("Utf8 (ISO 8601)".to_owned(), Fidelity::Exact)
-        }
-        DataFormat::Parquet => (ty.arrow_type().to_string(), Fidelity::Exact),
+        DataFormat::Parquet if has_text(ty) => ("Utf8 (text form)".to_owned(), Fidelity::Exact),
+        DataFormat::Parquet => (
+            ty.arrow_type().to_string(),
+            Fidelity::Impossible(
+                "Parquet does not have the elements' type, and arrays have no text form; change \
+                 the data type of the column"
+                    .to_owned(),
+            ),
+        ),
     };
     ColumnMapping { column: column.name.clone(), target_type, fidelity }
 }
 
 /// Whether Parquet has the column's Arrow type; else it travels in its text form.
 pub(crate) fn is_native(column: &Column) -> bool {
-    !matches!(column.logical_type.arrow_type(), arrow::datatypes::DataType::Interval(_))
+    parquet_has(&column.logical_type.arrow_type())
+}
+
+fn parquet_has(ty: &DataType) -> bool {
+    match ty {
+        DataType::Interval(_) => false,
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => *scale >= 0,
+        DataType::List(element) => parquet_has(element.data_type()),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_format_cannot_hold_is_said() {
+        let fidelity = |ty: &str, format| {
+            mapping(&Column::new("c", ty.parse().unwrap_or_else(|e| panic!("{e}"))), format)
+        };
+        for (ty, parquet, csv) in [
+            ("int64", "Int64", true),
+            ("interval", "Utf8 (text form)", true),
+            ("decimal(5,-2)", "Utf8 (text form)", true),
+            ("array(int32)", "List(Int32)", false),
+        ] {
+            let mapped = fidelity(ty, DataFormat::Parquet);
+            assert_eq!((mapped.target_type.as_str(), mapped.fidelity), (parquet, Fidelity::Exact));
+            assert_eq!(fidelity(ty, DataFormat::Csv).fidelity == Fidelity::Exact, csv, "{ty}");
+        }
+        let nested = fidelity("array(interval)", DataFormat::Parquet).fidelity;
+        assert!(matches!(nested, Fidelity::Impossible(_)), "{nested}");
+    }
 }
