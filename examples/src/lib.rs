@@ -7,3 +7,8 @@ pub mod memory;
 pub mod progress;
 pub mod stop;
 pub mod tpch;
+
+/// The README's program is compiled like any example of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
