@@ -20,6 +20,9 @@
 //! | `gs://bucket/prefix` | `gcp` |
 //! | `az://container/prefix`, `abfs://…`, `abfss://…` | `azure` |
 
+#[cfg(not(any(feature = "parquet", feature = "csv")))]
+compile_error!("dms-s3 needs a format: turn on the feature parquet or csv");
+
 mod error;
 mod format;
 mod layout;

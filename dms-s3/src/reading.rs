@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use dms_core::batch::{BatchSender, batch_bytes};
-use dms_core::endpoint::{PartitionRange, ReadRequest};
+#[cfg(feature = "parquet")]
+use dms_core::endpoint::PartitionRange;
+use dms_core::endpoint::ReadRequest;
 use dms_core::mapping::rows_in_range;
 use dms_core::schema::TableSchema;
 use dms_core::{Result, ResultExt};

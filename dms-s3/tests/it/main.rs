@@ -4,5 +4,3 @@
 mod conformance;
 mod crash;
 mod folder;
-#[cfg(feature = "aws")]
-mod s3;
