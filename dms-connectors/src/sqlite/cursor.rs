@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::slice;
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, ffi};
 
 /// One value as SQLite holds it. Text is whatever bytes are there, UTF-8 or not.
@@ -42,22 +43,53 @@ impl Cell<'_> {
     }
 }
 
+impl<'a> From<&'a Value> for Cell<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Cell::Null,
+            Value::Integer(value) => Cell::Integer(*value),
+            Value::Real(value) => Cell::Real(*value),
+            Value::Text(value) => Cell::Text(value.as_bytes()),
+            Value::Blob(value) => Cell::Blob(value),
+        }
+    }
+}
+
 /// Whether the file stores text as UTF-8.
 pub(super) fn is_utf8(connection: &Connection) -> rusqlite::Result<bool> {
     let encoding: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
     Ok(encoding == "UTF-8")
 }
 
-/// The first bytes of the database file.
+/// The first bytes of the database file; zeros where it is shorter, as an empty file is a database
+/// without tables.
+pub(super) fn file_header(connection: &Connection) -> rusqlite::Result<[u8; 28]> {
+    let mut header = [0u8; 28];
+    match read_file(connection, &mut header, 0) {
+        Err(rusqlite::Error::SqliteFailure(error, _))
+            if error.extended_code == ffi::SQLITE_IOERR_SHORT_READ =>
+        {
+            Ok(header)
+        }
+        read => read.map(|()| header),
+    }
+}
+
+/// Reads the database file from `offset` on.
 ///
 /// By way of SQLite's own file handle, since a process that closes any handle of a file loses all
 /// its locks on it (<https://sqlite.org/howtocorrupt.html> §2.2), those of SQLite's readers included.
-pub(super) fn file_header(connection: &Connection) -> rusqlite::Result<[u8; 28]> {
+pub(super) fn read_file(
+    connection: &Connection,
+    bytes: &mut [u8],
+    offset: u64,
+) -> rusqlite::Result<()> {
+    let length = c_int::try_from(bytes.len()).map_err(|_| rusqlite::Error::InvalidQuery)?;
+    let offset = i64::try_from(offset).map_err(|_| rusqlite::Error::InvalidQuery)?;
     let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
-    let mut header = [0u8; 28];
     // SAFETY: the connection is open and borrowed, so its main database's file stays open during
-    // the call and no other thread uses it; SQLite writes one pointer to `file`; `xRead` writes at
-    // most 28 bytes to `header`, and zeros where the file is shorter.
+    // the call and no other thread uses it; SQLite writes one pointer to `file`; `xRead` writes
+    // exactly `length` bytes to `bytes`, zeros where the file is shorter.
     let code = unsafe {
         let code = ffi::sqlite3_file_control(
             connection.handle(),
@@ -67,14 +99,13 @@ pub(super) fn file_header(connection: &Connection) -> rusqlite::Result<[u8; 28]>
         );
         let methods = if file.is_null() { None } else { (*file).pMethods.as_ref() };
         match (code, methods.and_then(|methods| methods.xRead)) {
-            (ffi::SQLITE_OK, Some(read)) => read(file, header.as_mut_ptr().cast(), 28, 0),
+            (ffi::SQLITE_OK, Some(read)) => read(file, bytes.as_mut_ptr().cast(), length, offset),
             (ffi::SQLITE_OK, None) => ffi::SQLITE_CANTOPEN,
             (code, _) => code,
         }
     };
     match code {
-        // An empty file is a database without tables.
-        ffi::SQLITE_OK | ffi::SQLITE_IOERR_SHORT_READ => Ok(header),
+        ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
     }
 }

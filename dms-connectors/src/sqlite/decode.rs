@@ -12,8 +12,8 @@ use arrow::array::types::{
     UInt64Type,
 };
 use arrow::array::{
-    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, GenericBinaryBuilder, GenericStringBuilder,
-    OffsetSizeTrait, PrimitiveBuilder,
+    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, GenericBinaryBuilder, GenericStringArray,
+    GenericStringBuilder, OffsetSizeTrait, PrimitiveBuilder,
 };
 use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use dms_core::schema::{Column, LogicalType};
@@ -23,6 +23,7 @@ use dms_core::value::{format_uuid, parse_uuid};
 use dms_core::{Error, ErrorKind, Result};
 
 use super::cursor::Cell;
+use super::pages::PageColumn;
 use super::settings::Temporal;
 use super::{ENGINE, literal, types};
 
@@ -34,6 +35,15 @@ pub(super) struct Misfit(pub(super) &'static str);
 pub(super) trait Decode: Send {
     /// Appends a value; returns the bytes that its array grew by beyond the fixed width.
     fn append(&mut self, cell: Cell<'_>) -> std::result::Result<usize, Misfit>;
+
+    /// Appends the values of rows; returns as [`append`](Self::append), with the row of a misfit.
+    fn extend(&mut self, column: &PageColumn<'_>) -> std::result::Result<usize, (usize, Misfit)> {
+        let mut bytes = 0;
+        for row in 0..column.len() {
+            bytes += self.append(column.cell(row)).map_err(|misfit| (row, misfit))?;
+        }
+        Ok(bytes)
+    }
 
     /// The array of what was appended; the decoder is empty again.
     fn finish(&mut self) -> ArrayRef;
@@ -299,17 +309,19 @@ impl Decimal {
     #[inline]
     fn convert(&self, cell: Cell<'_>) -> Option<i128> {
         let value = match cell {
-            Cell::Integer(value) if self.whole != 0 => i128::from(value).checked_mul(self.whole)?,
             Cell::Real(value) => self.of_float(value)?,
-            Cell::Text(_) => {
-                let text = text_of(cell)?;
-                let value = parse_decimal128(text, self.precision, self.scale)?;
-                // The text itself has to come back, not only its number.
-                return (format_decimal(&value.to_string(), self.scale) == text).then_some(value);
-            }
+            Cell::Integer(value) if self.whole != 0 => i128::from(value).checked_mul(self.whole)?,
+            Cell::Text(text) => return self.of_text(text),
             _ => return None,
         };
         (-self.bound < value && value < self.bound).then_some(value)
+    }
+
+    /// Only if the text itself comes back, not only its number.
+    fn of_text(&self, text: &[u8]) -> Option<i128> {
+        let text = std::str::from_utf8(text).ok()?;
+        let value = parse_decimal128(text, self.precision, self.scale)?;
+        (format_decimal(&value.to_string(), self.scale) == text).then_some(value)
     }
 
     /// The decimal that reads back as the same float. A quotient of integers below 2^53 by a power
@@ -317,7 +329,15 @@ impl Decimal {
     #[inline]
     fn of_float(&self, value: f64) -> Option<i128> {
         const EXACT: f64 = 9_007_199_254_740_992.0;
-        let unscaled = (value * self.factor).round_ties_even();
+        // Adding this leaves no bits for a fraction of numbers below 2^51, which is far cheaper than
+        // to ask for the nearest integer.
+        const NO_FRACTION: f64 = 6_755_399_441_055_744.0;
+        let product = value * self.factor;
+        let unscaled = if product.abs() < 2_251_799_813_685_248.0 {
+            (product + NO_FRACTION) - NO_FRACTION
+        } else {
+            product.round_ties_even()
+        };
         if unscaled.abs() >= EXACT || !(0..=22).contains(&self.scale) {
             return None;
         }
@@ -508,14 +528,13 @@ impl Decode for Booleans {
 }
 
 #[derive(Default)]
-struct Texts<O: OffsetSizeTrait>(GenericStringBuilder<O>);
+struct Texts<O: OffsetSizeTrait>(GenericBinaryBuilder<O>);
 
 impl<O: OffsetSizeTrait> Decode for Texts<O> {
     #[inline]
     fn append(&mut self, cell: Cell<'_>) -> std::result::Result<usize, Misfit> {
         match cell {
-            Cell::Text(text) => {
-                let text = std::str::from_utf8(text).map_err(|_| Misfit("text in UTF-8"))?;
+            Cell::Text(text) if text.is_ascii() || std::str::from_utf8(text).is_ok() => {
                 self.0.append_value(text);
                 Ok(text.len())
             }
@@ -523,6 +542,7 @@ impl<O: OffsetSizeTrait> Decode for Texts<O> {
                 self.0.append_null();
                 Ok(0)
             }
+            Cell::Text(_) => Err(Misfit("text in UTF-8")),
             _ => Err(Misfit("text")),
         }
     }
@@ -530,8 +550,9 @@ impl<O: OffsetSizeTrait> Decode for Texts<O> {
     fn finish(&mut self) -> ArrayRef {
         let array = self.0.finish();
         let rows = arrow::array::Array::len(&array);
-        self.0 = GenericStringBuilder::with_capacity(rows, array.value_data().len());
-        Arc::new(array)
+        self.0 = GenericBinaryBuilder::with_capacity(rows, array.value_data().len());
+        // Every value was looked at, so that an error could name its row.
+        Arc::new(GenericStringArray::from(array))
     }
 }
 

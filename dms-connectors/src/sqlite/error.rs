@@ -17,11 +17,7 @@ pub(super) fn convert(error: rusqlite::Error, doing: &str) -> Error {
         Some(ErrorCode::NotADatabase) => {
             (ErrorKind::Corrupt, "; the file is not a SQLite database, or is encrypted", false)
         }
-        Some(ErrorCode::DatabaseCorrupt) => (
-            ErrorKind::Corrupt,
-            "; the file is damaged: restore it, or recover it with `sqlite3 FILE .recover`",
-            false,
-        ),
+        Some(ErrorCode::DatabaseCorrupt) => (ErrorKind::Corrupt, DAMAGED, false),
         Some(ErrorCode::CannotOpen) => {
             (ErrorKind::NotFound, "; check the path and the rights on its folder", false)
         }
@@ -50,4 +46,12 @@ pub(super) fn convert(error: rusqlite::Error, doing: &str) -> Error {
     };
     let converted = Error::new(kind, format!("{doing}{remedy}")).with_source(error);
     if transient { converted.transient() } else { converted }
+}
+
+const DAMAGED: &str =
+    "; the file is damaged: restore it, or recover it with `sqlite3 FILE .recover`";
+
+/// The error of a damaged file.
+pub(super) fn damaged(what: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("{what}{DAMAGED}"))
 }

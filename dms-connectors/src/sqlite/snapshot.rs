@@ -22,8 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::cursor::file_header;
 use super::error::convert;
 use super::partition;
+use super::reading;
 use super::settings::SqliteSettings;
-use super::source::Reading;
 
 /// How often readers are opened anew because somebody committed meanwhile.
 const TRIES: usize = 20;
@@ -75,7 +75,7 @@ pub(super) fn open(settings: &SqliteSettings) -> Result<Connection> {
     Ok(connection)
 }
 
-fn log_of(path: &Path) -> PathBuf {
+pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     log.into()
@@ -329,11 +329,11 @@ impl Snapshot for SqliteSnapshot {
         let mut reader = self.reader().await?;
         let schema = request.projected()?.arrow_schema();
         let (sender, stream) = channel(Arc::clone(&schema), request.prefetch_bytes);
-        let spelling = self.settings.temporal;
+        let settings = self.settings.clone();
         let dropped = Arc::new(AtomicBool::new(false));
         reader.stop_when(Some(Arc::clone(&dropped)))?;
         let work = move || {
-            read(&reader, &request, spelling, sender);
+            read(&reader, &request, &settings, sender);
             // It was accepted before; and no handler is better than an old one.
             let _ = reader.stop_when(None);
         };
@@ -356,10 +356,10 @@ impl Drop for SetOnDrop {
     }
 }
 
-fn read(reader: &Reader, request: &ReadRequest, spelling: super::Temporal, sender: BatchSender) {
+fn read(reader: &Reader, request: &ReadRequest, settings: &SqliteSettings, sender: BatchSender) {
     let read = reader
         .connection()
-        .and_then(|connection| Reading::new(connection, request, spelling)?.send_all(&sender));
+        .and_then(|connection| reading::read(connection, request, settings, &sender));
     if let Err(error) = read {
         sender.fail(error.context("table", &request.table.name));
     }

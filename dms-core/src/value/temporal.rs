@@ -168,13 +168,49 @@ pub fn parse_date(text: &[u8]) -> Option<i32> {
 
 #[inline]
 fn parse_civil(text: &[u8]) -> Option<i64> {
+    match <&[u8; 10]>::try_from(text) {
+        Ok(text) => parse_year_of_four_digits(text).map(i64::from),
+        Err(_) => parse_signed_year(text),
+    }
+}
+
+/// Nearly every date there is, in arithmetic of 32 bits.
+#[inline]
+fn parse_year_of_four_digits(text: &[u8; 10]) -> Option<i32> {
+    let [y3, y2, y1, y0, b'-', m1, m0, b'-', d1, d0] =
+        text.map(|byte| if byte == b'-' { byte } else { byte.wrapping_sub(b'0') })
+    else {
+        return None;
+    };
+    if [y3, y2, y1, y0, m1, m0, d1, d0].into_iter().any(|digit| digit > 9) {
+        return None;
+    }
+    let [y3, y2, y1, y0, m1, m0, d1, d0] = [y3, y2, y1, y0, m1, m0, d1, d0].map(i32::from);
+    let (year, month, day) = (y3 * 1000 + y2 * 100 + y1 * 10 + y0, m1 * 10 + m0, d1 * 10 + d0);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 => 28 + i32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if day < 1 || day > last {
+        return None;
+    }
+    // As `days_from_civil`, 400 years later so that nothing is negative.
+    let (year, month) = if month <= 2 { (year + 399, month + 9) } else { (year + 400, month - 3) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    Some(days - 719_468 - 146_097)
+}
+
+/// Years before 0 and after 9999, which have a sign.
+fn parse_signed_year(text: &[u8]) -> Option<i64> {
     let split = text.len().checked_sub(6)?;
     let (year, rest) = text.split_at(split);
     if rest[0] != b'-' || rest[3] != b'-' {
         return None;
     }
     let year = match year {
-        [b'0'..=b'9', _, _, _] => i64::from(digits2(year, 0)?) * 100 + i64::from(digits2(year, 2)?),
         [sign @ (b'+' | b'-'), digits @ ..] if (4..=7).contains(&digits.len()) => {
             let mut value = 0i64;
             for digit in digits {
@@ -374,6 +410,14 @@ mod tests {
         fn dates_round_trip(days in any::<i32>()) {
             let mut text = String::new();
             write_date(&mut text, days);
+            prop_assert_eq!(parse_date(text.as_bytes()), Some(days));
+        }
+
+        #[test]
+        fn dates_of_four_digit_years_round_trip(days in -719_528..=2_932_896) {
+            let mut text = String::new();
+            write_date(&mut text, days);
+            prop_assert_eq!(text.len(), 10);
             prop_assert_eq!(parse_date(text.as_bytes()), Some(days));
         }
 
