@@ -115,7 +115,8 @@ impl<'a> PageColumn<'a> {
     }
 
     /// The value in a row.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "once a value; measured")]
+    #[inline(always)]
     pub(super) fn cell(&self, row: usize) -> Cell<'a> {
         let PageRows { rows, bytes, range, .. } = self.rows;
         match rows.cell(range.start + row, self.field.place, bytes) {

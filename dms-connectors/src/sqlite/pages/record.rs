@@ -109,7 +109,8 @@ impl Rows {
     }
 
     /// The value of a row; `None` if the row does not have the column.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "once a value; measured")]
+    #[inline(always)]
     pub(super) fn cell<'b>(&self, row: usize, column: usize, bytes: &'b [u8]) -> Option<Cell<'b>> {
         let Place { serial_type, start } = *self.places.get(row * self.columns + column)?;
         let start = usize::try_from(start).ok()?;
