@@ -2,17 +2,22 @@
 //!
 //! | feature | URL schemes | source | target |
 //! |---|---|---|---|
-//! | `sqlite` | `sqlite:` | yes | yes |
+//! | `postgres` | `postgres:`, `postgresql:` | full load | full load |
+//! | `sqlite` | `sqlite:` | full load | full load |
 
 use dms_core::endpoint::Connector;
 
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 /// The connectors of the features that are on.
 pub const CONNECTORS: &[Connector] = &[
+    #[cfg(feature = "postgres")]
+    postgres::CONNECTOR,
     #[cfg(feature = "sqlite")]
     sqlite::CONNECTOR,
 ];

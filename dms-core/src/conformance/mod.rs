@@ -44,6 +44,12 @@ pub trait Fixture: Send + Sync {
 
     /// The schema to put tables in.
     fn schema(&self) -> &str;
+
+    /// Whether the place has no such value of the type, given by its text form: loading one is a
+    /// `Data` error.
+    fn refuses(&self, _ty: &LogicalType, _value: &str) -> bool {
+        false
+    }
 }
 
 /// Runs the whole suite.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ use crate::mapping::TablePlan;
 use crate::memory::MemorySource;
 use crate::schema::{Column, LogicalType, TableName, TableSchema};
 use crate::validation::Validation;
+use crate::value::text::{has_text, write_text};
 use crate::{Error, ErrorKind};
 
 /// A column that is called exact gives every value back.
@@ -28,6 +30,7 @@ pub(super) async fn every_type_comes_back(fixture: &dyn Fixture) {
         if mapping[1].fidelity != Fidelity::Exact {
             continue;
         }
+        let batch = refused_values_are_errors(fixture, &table, batch).await;
         load_table(fixture, &table, std::slice::from_ref(&batch)).await;
         let source = fixture.source().await;
         let back = described(&*source, &table.name).await;
@@ -48,6 +51,34 @@ pub(super) async fn every_type_comes_back(fixture: &dyn Fixture) {
             assert_eq!(values.as_ref(), batch.column(1).as_ref(), "{ty}");
         }
     }
+}
+
+/// Loads each value that the place does not have, which fails and leaves nothing; returns the rows
+/// of the others.
+async fn refused_values_are_errors(
+    fixture: &dyn Fixture,
+    table: &TableSchema,
+    batch: RecordBatch,
+) -> RecordBatch {
+    let ty = &table.columns[1].logical_type;
+    let values = batch.column(1);
+    let refused = |row: usize| {
+        let mut text = String::new();
+        if values.is_valid(row) && has_text(ty) {
+            write_text(values.as_ref(), row, &mut text);
+        }
+        fixture.refuses(ty, &text)
+    };
+    let kept: BooleanArray = (0..batch.num_rows()).map(|row| Some(!refused(row))).collect();
+    for row in (0..batch.num_rows()).filter(|row| !kept.value(*row)) {
+        let target = fixture.target().await;
+        let run = target.begin("refused").await.unwrap().run;
+        prepare(&*target, &run, table, 1).await;
+        let error = load(&*target, &run, table, 0, &[batch.slice(row, 1)]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data, "{ty}, row {row}: {error}");
+        assert_eq!(ids(fixture, &table.name).await, Vec::<i64>::new());
+    }
+    filter_record_batch(&batch, &kept).unwrap()
 }
 
 /// Loading a partition again changes nothing and gives the same receipt.

@@ -224,7 +224,11 @@ pub(super) fn hash_column(array: &dyn Array, ty: &LogicalType) -> Vec<u64> {
                 let value = values.value(row);
                 let date = u64::from(value.months.cast_unsigned()) << 32
                     | u64::from(value.days.cast_unsigned());
-                pair(INTERVAL, date, value.nanoseconds.cast_unsigned())
+                match date {
+                    // Elapsed time and no more, which other engines have as a type of its own.
+                    0 => moment(SPAN, value.nanoseconds, TimeUnit::Nanosecond),
+                    date => pair(INTERVAL, date, value.nanoseconds.cast_unsigned()),
+                }
             })
         }
         DataType::List(_) => {
@@ -277,6 +281,7 @@ mod tests {
             [("x", "text"), ("x", "clob")],
             [("1.5", "float32"), ("1.5", "float64")],
             [("2020-01-01 00:00:00.5", "timestamp(6)"), ("2020-01-01 00:00:00.5", "timestamp(9)")],
+            [("PT-5S", "interval"), ("-00:00:05", "timespan(0)")],
         ] {
             assert_eq!(hash(a, ta), hash(b, tb), "{a} {ta}, {b} {tb}");
         }

@@ -1,0 +1,59 @@
+//! PostgreSQL's errors in our words.
+
+use dms_core::{Error, ErrorKind};
+use tokio_postgres::error::SqlState;
+
+/// Says what happened and what to do; `doing` is the object and the act.
+pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
+    let Some(server) = error.as_db_error() else {
+        let broken = error.is_closed() || std::error::Error::source(&error).is_some();
+        let converted = Error::new(
+            ErrorKind::Connection,
+            format!("{doing}; the server cannot be reached or the connection broke"),
+        );
+        let converted = if broken { converted.transient() } else { converted };
+        return converted.with_source(error);
+    };
+    let code = server.code();
+    let (kind, remedy, transient) = match (code.code().get(..2).unwrap_or_default(), code) {
+        (_, &SqlState::INSUFFICIENT_PRIVILEGE) => {
+            (ErrorKind::Denied, "; grant the role the right", false)
+        }
+        (_, &SqlState::TOO_MANY_CONNECTIONS) => (
+            ErrorKind::Connection,
+            "; the server has no connection left: raise max_connections or lower \
+             MaxFullLoadSubTasks",
+            true,
+        ),
+        (_, &SqlState::DISK_FULL) => (
+            ErrorKind::Unexpected,
+            "; the server's disk is full: make room and run the task again",
+            false,
+        ),
+        (_, &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => {
+            (ErrorKind::Schema, "; it was dropped or renamed meanwhile", false)
+        }
+        (_, &SqlState::INVALID_CATALOG_NAME) => (ErrorKind::NotFound, "", false),
+        ("28", _) => (ErrorKind::Denied, "; check user and password", false),
+        ("22", _) => (ErrorKind::Data, "; the target cannot hold a value", false),
+        ("23", _) => (
+            ErrorKind::Constraint,
+            "; the target's keys or checks refuse a row: correct the row or change the table",
+            false,
+        ),
+        ("08" | "57", _) => (ErrorKind::Connection, "", true),
+        ("40" | "53" | "55", _) => (ErrorKind::Connection, "", true),
+        _ => (ErrorKind::Unexpected, "", false),
+    };
+    let mut message = format!("{doing}: {} ({})", server.message(), code.code());
+    // The detail of a refused row shows its values.
+    if let Some(column) = server.column() {
+        message.push_str(&format!(", column {column}"));
+    }
+    if let Some(constraint) = server.constraint() {
+        message.push_str(&format!(", constraint {constraint}"));
+    }
+    message.push_str(remedy);
+    let converted = Error::new(kind, message);
+    if transient { converted.transient() } else { converted }
+}

@@ -1,0 +1,62 @@
+//! PostgreSQL, and what speaks its protocol.
+//!
+//! **Source.** All readers share one exported snapshot. A table is split by its physical pages
+//! (`ctid`), partition by partition where it is partitioned, and each part is a binary `COPY`
+//! decoded into Arrow as it arrives. A type without a binary decoder here travels in its text form
+//! as `other('TYPE')`, exactly, from PostgreSQL to PostgreSQL.
+//!
+//! **Target.** Each partition is one transaction: a binary `COPY` with the receipt beside it. Keys
+//! and unique indexes are built when the rows are there.
+
+mod connection;
+mod copy;
+mod discover;
+mod error;
+mod partition;
+mod prepare;
+mod settings;
+mod snapshot;
+mod source;
+mod state;
+mod target;
+mod types;
+
+use std::sync::Arc;
+
+use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub use settings::PostgresSettings;
+pub use source::PostgresSource;
+pub use target::PostgresTarget;
+
+/// The connector's name; also the engine of its native types.
+pub const ENGINE: &str = "postgres";
+
+pub(crate) const CONNECTOR: Connector = Connector {
+    name: ENGINE,
+    schemes: &["postgres", "postgresql"],
+    source: Some(open_source),
+    target: Some(open_target),
+};
+
+fn open_source(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
+    async move {
+        let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await?;
+        Ok(source as Arc<dyn Source>)
+    }
+    .boxed()
+}
+
+fn open_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
+    async move {
+        let target = PostgresTarget::open(PostgresSettings::from_endpoint(&endpoint)?);
+        Ok(target as Arc<dyn Target>)
+    }
+    .boxed()
+}

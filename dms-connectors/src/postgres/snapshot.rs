@@ -1,0 +1,196 @@
+//! One state of a database for all readers.
+
+use async_trait::async_trait;
+use dms_core::batch::{BatchSender, BatchStream, channel};
+use dms_core::endpoint::{Partition, PartitionGoal, ReadRequest, Snapshot};
+use dms_core::mapping::rows_in_range;
+use dms_core::position::Position;
+use dms_core::schema::TableSchema;
+use dms_core::{Error, Result};
+use futures::StreamExt;
+use tokio_postgres::Client;
+
+use super::connection::{connect, version};
+use super::copy::Decoder;
+use super::error::convert;
+use super::partition::{self, Part};
+use super::settings::PostgresSettings;
+use super::types::selected;
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+
+/// A transaction that keeps its snapshot for readers to share.
+#[derive(Debug)]
+pub(super) struct PostgresSnapshot {
+    settings: PostgresSettings,
+    /// Its transaction lives as long as this.
+    keeper: Client,
+    id: String,
+    version: u32,
+    position: Option<Position>,
+}
+
+impl PostgresSnapshot {
+    pub(super) async fn open(settings: &PostgresSettings) -> Result<Self> {
+        let failed = |error| convert(error, "a snapshot cannot be taken");
+        let keeper = connect(settings).await?;
+        let version = version(&keeper).await?;
+        // Which server this is; a role may be kept from asking.
+        let server = keeper
+            .query_one(
+                "SELECT s.system_identifier || '/' || c.timeline_id || '/' || d.oid \
+                 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c, \
+                     pg_catalog.pg_database d WHERE d.datname = current_database()",
+                &[],
+            )
+            .await;
+        let server: Option<String> = server.ok().map(|row| row.get(0));
+        keeper.batch_execute(BEGIN).await.map_err(failed)?;
+        let row = keeper
+            .query_one(
+                "SELECT pg_catalog.pg_export_snapshot(), \
+                 pg_catalog.txid_current_snapshot()::text, \
+                 pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot())",
+                &[],
+            )
+            .await
+            .map_err(failed)?;
+        // Every change of a row has a transaction's number, and a snapshot names those that it
+        // sees: equal snapshots of a server see equal rows.
+        let position = server.map(|server| {
+            let order = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
+            Position::new(order, format!("{server}/{}", row.get::<_, String>(1)))
+        });
+        let id = row.get(0);
+        Ok(Self { settings: settings.clone(), keeper, id, version, position })
+    }
+
+    /// A connection in the snapshot.
+    async fn reader(&self) -> Result<Client> {
+        let reader = connect(&self.settings).await?;
+        let join = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{}'", self.id);
+        reader.batch_execute(&join).await.map_err(|error| {
+            convert(error, "the snapshot that the load reads is gone: its connection was cut")
+        })?;
+        Ok(reader)
+    }
+}
+
+#[async_trait]
+impl Snapshot for PostgresSnapshot {
+    fn position(&self) -> Option<Position> {
+        self.position.clone()
+    }
+
+    async fn partitions(
+        &self,
+        table: &TableSchema,
+        goal: &PartitionGoal,
+    ) -> Result<Vec<Partition>> {
+        partition::split(&self.keeper, self.version, table, goal).await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
+        let read = Read::new(&request)?;
+        let client = self.reader().await?;
+        let schema = request.projected()?.arrow_schema();
+        let (sender, stream) = channel(schema, request.prefetch_bytes);
+        tokio::spawn(async move {
+            // The transaction ends with its connection.
+            if let Err(error) = read.run(&client, &request, &sender).await {
+                sender.fail(error.context("table", &request.table.name));
+            }
+        });
+        Ok(stream)
+    }
+}
+
+/// One partition being read.
+struct Read {
+    sql: String,
+    /// What arrives: the columns asked for, and those that rows are chosen by.
+    table: TableSchema,
+    decoder: Decoder,
+    /// Whether rows are chosen here.
+    chooses: bool,
+}
+
+impl Read {
+    fn new(request: &ReadRequest) -> Result<Self> {
+        let table = &request.table;
+        let mut read = request.clone();
+        let chosen_by = partition::columns(&request.partition.range)
+            .iter()
+            .chain(request.filter.iter().flat_map(|filter| filter.columns.iter().map(|(c, _)| c)));
+        for name in chosen_by {
+            let place = table.column_index(name).ok_or_else(|| {
+                Error::settings("rows are chosen by a column that the table does not have")
+                    .context("table", &table.name)
+                    .context("column", name)
+            })?;
+            if !read.columns.contains(&place) {
+                read.columns.push(place);
+            }
+        }
+        let part = Part::of(&request.partition.range)?;
+        let projected = read.projected()?;
+        let list: Vec<String> = projected.columns.iter().map(selected).collect();
+        let sql = format!(
+            "COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT binary)",
+            list.join(", "),
+            part.relation(&table.name),
+            partition::condition(table, &part, &request.partition.range, request.filter.as_ref())
+        );
+        let decoder = Decoder::new(projected.clone(), request.limit)?;
+        let chooses =
+            request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
+        Ok(Self { sql, table: projected, decoder, chooses })
+    }
+
+    async fn run(
+        mut self,
+        client: &Client,
+        request: &ReadRequest,
+        sender: &BatchSender,
+    ) -> Result<()> {
+        let failed = |error| convert(error, "the table cannot be read");
+        let copy = client.copy_out(&self.sql).await.map_err(failed)?;
+        let mut copy = std::pin::pin!(copy);
+        let mut full = Vec::new();
+        while let Some(bytes) = copy.next().await {
+            self.decoder.feed(&bytes.map_err(failed)?, &mut full)?;
+            for batch in full.drain(..) {
+                if self.send(batch, request, sender).await?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(last) = self.decoder.finish()? {
+            let _ = self.send(last, request, sender).await?;
+        }
+        Ok(())
+    }
+
+    /// Breaks when nobody wants more.
+    async fn send(
+        &self,
+        batch: arrow::array::RecordBatch,
+        request: &ReadRequest,
+        sender: &BatchSender,
+    ) -> Result<std::ops::ControlFlow<()>> {
+        use std::ops::ControlFlow::{Break, Continue};
+        let mut batch = batch;
+        if self.chooses {
+            batch = rows_in_range(&self.table, &request.partition.range, &batch)?;
+            if let Some(filter) = &request.filter {
+                batch = filter.apply(&self.table, &batch)?;
+            }
+            let wanted: Vec<usize> = (0..request.columns.len()).collect();
+            batch = batch.project(&wanted)?;
+            if batch.num_rows() == 0 {
+                return Ok(Continue(()));
+            }
+        }
+        Ok(if sender.send(batch).await.is_ok() { Continue(()) } else { Break(()) })
+    }
+}

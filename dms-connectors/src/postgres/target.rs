@@ -1,0 +1,226 @@
+//! PostgreSQL as a target.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dms_core::batch::{BatchStream, batch_bytes};
+use dms_core::endpoint::{
+    ColumnMapping, EndpointInfo, Partition, Receipt, Run, TablePrepMode, Target, TaskProgress,
+};
+use dms_core::position::Position;
+use dms_core::schema::TableSchema;
+use dms_core::{Error, ErrorKind, Result, fault};
+use futures::{SinkExt, StreamExt};
+use tokio_postgres::Transaction;
+
+use super::connection::connect;
+use super::copy::Encoder;
+use super::error::convert;
+use super::prepare::{build_keys, prepare, qualified};
+use super::settings::PostgresSettings;
+use super::state::State;
+use super::types;
+use crate::sql::quote_all;
+
+/// A PostgreSQL database that is written, each partition by a connection of its own.
+#[derive(Debug)]
+pub struct PostgresTarget {
+    settings: PostgresSettings,
+    state: State,
+}
+
+impl PostgresTarget {
+    /// A target database; nothing is connected to yet.
+    #[must_use]
+    pub fn open(settings: PostgresSettings) -> Arc<Self> {
+        let state = State::new(&settings.control_schema);
+        Arc::new(Self { settings, state })
+    }
+}
+
+const LOADING: &str = "rows cannot be loaded";
+
+#[async_trait]
+impl Target for PostgresTarget {
+    fn info(&self) -> EndpointInfo {
+        self.settings.info()
+    }
+
+    fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping> {
+        table.columns.iter().map(types::mapping).collect()
+    }
+
+    async fn check(&self) -> Result<()> {
+        let client = connect(&self.settings).await?;
+        let row = client
+            .query_one(
+                "SELECT pg_catalog.pg_is_in_recovery(), \
+                 pg_catalog.has_database_privilege(current_database(), 'CREATE'), \
+                 (SELECT pg_catalog.has_schema_privilege(oid, 'USAGE, CREATE') \
+                  FROM pg_catalog.pg_namespace WHERE nspname = $1)",
+                &[&self.settings.control_schema],
+            )
+            .await
+            .map_err(|error| convert(error, "the target's rights cannot be read"))?;
+        let schema = &self.settings.control_schema;
+        let denied = |message: String| Err(Error::new(ErrorKind::Denied, message));
+        match (row.get(0), row.get(1), row.get::<_, Option<bool>>(2)) {
+            (true, ..) => denied("the server is a standby, which takes no rows".to_owned()),
+            (_, false, None) => denied(format!(
+                "the role may not create schema {schema} for the control tables; create it and \
+                 grant the role USAGE and CREATE on it, or name another by control-schema"
+            )),
+            (_, _, Some(false)) => denied(format!(
+                "the role may not create the control tables; grant it USAGE and CREATE on schema \
+                 {schema}, or name another by control-schema"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn begin(&self, task: &str) -> Result<TaskProgress> {
+        self.state.begin(&mut connect(&self.settings).await?, task).await
+    }
+
+    async fn prepare(
+        &self,
+        run: &Run,
+        table: &TableSchema,
+        mode: TablePrepMode,
+        partitions: &[Partition],
+        position: Option<&Position>,
+    ) -> Result<()> {
+        let prepare = async {
+            let failed = |error| convert(error, "the table cannot be prepared");
+            let mut client = connect(&self.settings).await?;
+            let transaction = client.transaction().await.map_err(failed)?;
+            self.state.check_epoch(&transaction, run).await?;
+            let keeps_rows = prepare(&transaction, table, mode).await?;
+            if keeps_rows && self.state.is_loaded_in_part(&transaction, run, &table.name).await? {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the table holds a part of this task's rows, which mode DO_NOTHING keeps and a \
+                     load from the first row would double; empty the table, or use \
+                     TRUNCATE_BEFORE_LOAD or DROP_AND_CREATE",
+                ));
+            }
+            self.state.begin_table(&transaction, run, &table.name, partitions, position).await?;
+            fault::point("postgres-target-prepare")?;
+            transaction.commit().await.map_err(failed)
+        };
+        prepare.await.map_err(|error| error.context("table", &table.name))
+    }
+
+    async fn load(
+        &self,
+        run: &Run,
+        table: &TableSchema,
+        partition: &Partition,
+        position: Option<&Position>,
+        batches: BatchStream,
+    ) -> Result<Receipt> {
+        let load = async {
+            let failed = |error| convert(error, LOADING);
+            let mut client = connect(&self.settings).await?;
+            let transaction = client.transaction().await.map_err(failed)?;
+            self.state.check_epoch(&transaction, run).await?;
+            let held = self.state.receipt(&transaction, run, &table.name, partition.number).await?;
+            if let Some(receipt) = held {
+                return Ok(receipt);
+            }
+            let (rows, bytes) = copy(&transaction, table, batches).await?;
+            let receipt =
+                Receipt { partition: partition.number, rows, bytes, position: position.cloned() };
+            self.state.add_receipt(&transaction, run, &table.name, &receipt).await?;
+            fault::point("postgres-target-load")?;
+            transaction.commit().await.map_err(failed)?;
+            fault::point("postgres-target-loaded")?;
+            Ok(receipt)
+        };
+        load.await.map_err(|error: Error| error.context("table", &table.name))
+    }
+
+    async fn finish(&self, run: &Run, table: &TableSchema) -> Result<()> {
+        let finish = async {
+            let failed = |error| convert(error, "the table cannot be completed");
+            let mut client = connect(&self.settings).await?;
+            let transaction = client.transaction().await.map_err(failed)?;
+            self.state.check_epoch(&transaction, run).await?;
+            self.state.finish_table(&transaction, run, &table.name).await?;
+            build_keys(&transaction, table).await?;
+            fault::point("postgres-target-finish")?;
+            transaction.commit().await.map_err(failed)
+        };
+        finish.await.map_err(|error: Error| error.context("table", &table.name))
+    }
+}
+
+/// Copies rows into the table; returns how many and their bytes.
+async fn copy(
+    transaction: &Transaction<'_>,
+    table: &TableSchema,
+    mut batches: BatchStream,
+) -> Result<(u64, u64)> {
+    let failed = |error| convert(error, LOADING);
+    let name = qualified(&table.name);
+    let columns = quote_all(table.columns.iter().map(|column| &column.name));
+    // Types that are written in their text form go by way of a table of texts, of which the server
+    // makes values.
+    let parsed: Vec<bool> = table.columns.iter().map(types::is_parsed_by_server).collect();
+    let staged = parsed.contains(&true);
+    let into = if staged {
+        let fields = table.columns.iter().zip(&parsed).enumerate().map(|(at, (column, parsed))| {
+            let declared = types::declaration(column);
+            format!("c{at} {}", if *parsed { "text" } else { &declared })
+        });
+        let fields: Vec<String> = fields.collect();
+        let sql = format!("CREATE TEMP TABLE dms_rows ({}) ON COMMIT DROP", fields.join(", "));
+        transaction.batch_execute(&sql).await.map_err(failed)?;
+        "pg_temp.dms_rows".to_owned()
+    } else {
+        format!("{name} ({columns})")
+    };
+    let sql = format!("COPY {into} FROM STDIN (FORMAT binary)");
+    let sink = transaction.copy_in::<_, Bytes>(&sql).await.map_err(failed)?;
+    let mut sink = std::pin::pin!(sink);
+    let mut encoder = Encoder::new(table.clone());
+    let (mut rows, mut bytes) = (0, 0);
+    while let Some(batch) = batches.next().await {
+        let batch = batch?;
+        rows += batch.num_rows() as u64;
+        bytes += batch_bytes(&batch) as u64;
+        let encoded = Bytes::from(encoder.encode(&batch)?);
+        fault::point("postgres-target-batch")?;
+        // Small messages keep the connection's own buffer small.
+        for at in (0..encoded.len()).step_by(MESSAGE_BYTES) {
+            let message = encoded.slice(at..encoded.len().min(at + MESSAGE_BYTES));
+            sink.feed(message).await.map_err(failed)?;
+        }
+    }
+    sink.feed(Bytes::from(encoder.finish())).await.map_err(failed)?;
+    let copied = sink.finish().await.map_err(failed)?;
+    if copied != rows {
+        return Err(Error::unexpected(format!("{copied} of {rows} rows arrived")));
+    }
+    if staged {
+        let values = table.columns.iter().zip(&parsed).enumerate().map(|(at, (column, parsed))| {
+            if *parsed {
+                format!("c{at}::{}", types::declaration(column))
+            } else {
+                format!("c{at}")
+            }
+        });
+        let values: Vec<String> = values.collect();
+        let sql = format!(
+            "INSERT INTO {name} ({columns}) SELECT {} FROM pg_temp.dms_rows; \
+             DROP TABLE pg_temp.dms_rows",
+            values.join(", ")
+        );
+        transaction.batch_execute(&sql).await.map_err(failed)?;
+    }
+    Ok((rows, bytes))
+}
+
+/// How much is sent at once.
+const MESSAGE_BYTES: usize = 64 * 1024;
