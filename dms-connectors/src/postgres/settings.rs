@@ -74,6 +74,9 @@ impl PostgresSettings {
         if config.get_application_name().is_none() {
             config.application_name("dms");
         }
+        // A role's own timeout could end even the statements that lift it.
+        let given = config.get_options().unwrap_or_default().to_owned();
+        config.options(format!("{given} -c statement_timeout=0").trim_start());
         config.keepalives_idle(std::time::Duration::from_secs(30));
         Ok(Self { config, control_schema: options.control_schema, address })
     }
