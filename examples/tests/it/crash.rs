@@ -37,7 +37,10 @@ fn collect(folder: &Path, points: &mut BTreeSet<String>) {
 fn is_on(point: &str, lane: Lane) -> bool {
     match point {
         _ if point.starts_with("full-load-") => true,
-        _ if point.starts_with("sqlite-target-") => lane != Lane::SqliteToParquet,
+        _ if point.starts_with("sqlite-target-") => {
+            matches!(lane, Lane::SqliteToSqlite | Lane::ParquetToSqlite)
+        }
+        _ if point.starts_with("postgres-target-") => lane == Lane::SqliteToPostgres,
         _ if point.starts_with("folder-target-") => lane == Lane::SqliteToParquet,
         _ => panic!("fault point {point} belongs to no lane; add it to one"),
     }
@@ -90,6 +93,16 @@ fn crash_sqlite_to_parquet() {
 #[test]
 fn crash_parquet_to_sqlite() {
     crash_at_every_point(Lane::ParquetToSqlite);
+}
+
+#[test]
+fn crash_sqlite_to_postgres() {
+    crash_at_every_point(Lane::SqliteToPostgres);
+}
+
+#[test]
+fn error_sqlite_to_postgres() {
+    fail_at_every_point(Lane::SqliteToPostgres);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use dms_examples::exact;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+use crate::database::Database;
+
 /// Where `cargo test` puts the examples of the package under test.
 pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -100,12 +102,15 @@ pub(crate) enum Lane {
     SqliteToSqlite,
     SqliteToParquet,
     ParquetToSqlite,
+    SqliteToPostgres,
 }
 
 /// A task along a lane in a folder of its own.
 pub(crate) struct Place {
     folder: TempDir,
     lane: Lane,
+    /// The target where it is one of a server.
+    database: Option<Database>,
     /// Sizes that make many partitions of little data.
     pub(crate) settings: Json,
     pub(crate) target_options: Json,
@@ -117,6 +122,7 @@ impl Place {
         let place = Self {
             folder: tempfile::tempdir().unwrap(),
             lane,
+            database: (lane == Lane::SqliteToPostgres).then(Database::new),
             settings: json!({
                 "Engine": {"PartitionBytes": 16384, "BatchRows": 256},
                 "ErrorBehavior": {"RecoverableErrorInterval": 0},
@@ -161,6 +167,7 @@ impl Place {
         };
         let url = match self.lane {
             Lane::SqliteToParquet => folder(&self.target()),
+            Lane::SqliteToPostgres => self.database().url.clone(),
             _ => sqlite(&self.target()),
         };
         let mut target = json!({"url": url});
@@ -206,12 +213,20 @@ impl Place {
             let _ = std::fs::remove_file(self.path(name));
         }
         let _ = std::fs::remove_dir_all(self.path("target"));
+        if let Some(database) = &self.database {
+            database.clear();
+        }
+    }
+
+    fn database(&self) -> &Database {
+        self.database.as_ref().unwrap()
     }
 
     /// How many partitions the target holds so far.
     pub(crate) fn partitions_held(&self) -> u32 {
         match self.lane {
             Lane::SqliteToParquet => receipts(&self.target()),
+            Lane::SqliteToPostgres => self.database().partitions_held(),
             _ => {
                 let Ok(target) = rusqlite::Connection::open_with_flags(
                     self.target(),
@@ -253,6 +268,7 @@ impl Place {
     #[track_caller]
     pub(crate) fn assert_equal(&self) {
         let copy = match self.lane {
+            Lane::SqliteToPostgres => return self.database().assert_equal(&self.original()),
             Lane::SqliteToParquet => {
                 let back = self.path("back.db");
                 let _ = std::fs::remove_file(&back);

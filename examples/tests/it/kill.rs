@@ -72,3 +72,8 @@ fn kill_sqlite_to_parquet() {
 fn kill_parquet_to_sqlite() {
     kill_until_done(Lane::ParquetToSqlite);
 }
+
+#[test]
+fn kill_sqlite_to_postgres() {
+    kill_until_done(Lane::SqliteToPostgres);
+}

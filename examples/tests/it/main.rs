@@ -7,8 +7,11 @@ mod bad_input;
 mod command_line;
 mod crash;
 mod data;
+mod database;
 mod harness;
 mod kill;
 mod programs;
 mod runs;
+#[path = "../../../dms-connectors/tests/postgres/server.rs"]
+mod server;
 mod source_changed;
