@@ -1,10 +1,14 @@
 //! A column's change of data type: exactly, or not at all.
 
 use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::array::types::{Float32Type, Float64Type};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, StringBuilder};
 use arrow::datatypes::DataType;
 
+use super::limits;
 use crate::schema::LogicalType;
 use crate::value::text::{has_text, parse_column, write_text};
 use crate::{Error, ErrorKind, Result};
@@ -15,18 +19,36 @@ use crate::{Error, ErrorKind, Result};
 /// `Data` with the row of the first value that `to` does not hold exactly; `Unsupported` for types
 /// without text forms.
 pub(super) fn cast(array: &ArrayRef, from: &LogicalType, to: &LogicalType) -> Result<ArrayRef> {
-    if from.arrow_type() == to.arrow_type() {
-        check_limit(array.as_ref(), to)?;
-        if array.data_type() != &DataType::Utf8 || is_plain_text(to) {
-            return Ok(ArrayRef::clone(array));
-        }
-    }
+    let cast = if from.arrow_type() == to.arrow_type() && !is_numeric(to) && !needs_parsing(to) {
+        Ok(Arc::clone(array))
+    } else if *from == LogicalType::Float32 && *to == LogicalType::Float64 {
+        // The same number, which is not the number of the same text.
+        let narrow = array.as_primitive::<Float32Type>().iter();
+        Ok(Arc::new(narrow.map(|value| value.map(f64::from)).collect::<Float64Array>()) as _)
+    } else {
+        by_text(array, from, to)
+    }?;
+    limits::check(cast.as_ref(), to)?;
+    Ok(cast)
+}
+
+fn by_text(array: &ArrayRef, from: &LogicalType, to: &LogicalType) -> Result<ArrayRef> {
     if !has_text(from) || !has_text(to) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("data type {from} cannot be changed to {to}"),
         ));
     }
+    let texts = texts_of(array.as_ref(), from, to);
+    let cast = parse_column(&texts, to)?;
+    if is_numeric(to) {
+        same_numbers(array.as_ref(), &texts, cast.as_ref(), to)?;
+    }
+    Ok(cast)
+}
+
+/// Each value as `to` spells it.
+fn texts_of(array: &dyn Array, from: &LogicalType, to: &LogicalType) -> StringArray {
     let mut texts = StringBuilder::with_capacity(array.len(), array.len() * 8);
     let mut text = String::new();
     for row in 0..array.len() {
@@ -35,27 +57,49 @@ pub(super) fn cast(array: &ArrayRef, from: &LogicalType, to: &LogicalType) -> Re
             continue;
         }
         text.clear();
-        write_text(array.as_ref(), row, &mut text);
+        if is_numeric(to) {
+            write_positional(array, row, &mut text);
+        } else {
+            write_text(array, row, &mut text);
+        }
         texts.append_value(respell(&text, from, to));
     }
-    let cast = parse_column(&texts.finish(), to)?;
-    check_limit(cast.as_ref(), to)?;
-    Ok(cast)
+    texts.finish()
 }
 
-fn is_plain_text(ty: &LogicalType) -> bool {
-    matches!(ty, LogicalType::Text { .. } | LogicalType::Char { .. } | LogicalType::Clob)
+/// Types whose Arrow form is text and whose values are not any text.
+fn needs_parsing(ty: &LogicalType) -> bool {
+    ty.arrow_type() == DataType::Utf8
+        && !matches!(ty, LogicalType::Text { .. } | LogicalType::Char { .. })
 }
 
-fn is_integer(ty: &LogicalType) -> bool {
-    ty.arrow_type().is_integer()
+fn is_numeric(ty: &LogicalType) -> bool {
+    *ty == LogicalType::Numeric || ty.arrow_type().is_numeric()
+}
+
+/// The text of a value, floats without an exponent.
+fn write_positional(array: &dyn Array, row: usize, out: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = match array.data_type() {
+        DataType::Float32 => match array.as_primitive::<Float32Type>().value(row) {
+            value if value.is_finite() => write!(out, "{value}"),
+            _ => return write_text(array, row, out),
+        },
+        DataType::Float64 => match array.as_primitive::<Float64Type>().value(row) {
+            value if value.is_finite() => write!(out, "{value}"),
+            _ => return write_text(array, row, out),
+        },
+        _ => return write_text(array, row, out),
+    };
 }
 
 /// The same value as the other type spells it, where the two spell it differently.
 fn respell<'a>(text: &'a str, from: &LogicalType, to: &LogicalType) -> Cow<'a, str> {
-    let numeric = |ty: &LogicalType| is_integer(ty) || ty.arrow_type().is_numeric();
+    let is_integer = |ty: &LogicalType| ty.arrow_type().is_integer();
     match (from, to) {
-        (LogicalType::Boolean, to) if numeric(to) => if text == "true" { "1" } else { "0" }.into(),
+        (LogicalType::Boolean, to) if is_numeric(to) => {
+            if text == "true" { "1" } else { "0" }.into()
+        }
         (from, LogicalType::Boolean) if is_integer(from) => match text {
             "0" => "false".into(),
             "1" => "true".into(),
@@ -76,25 +120,62 @@ fn respell<'a>(text: &'a str, from: &LogicalType, to: &LogicalType) -> Cow<'a, s
     }
 }
 
-/// Refuses values longer than the type allows.
-fn check_limit(array: &dyn Array, ty: &LogicalType) -> Result<()> {
-    let too_long = |row: usize, limit: u32, unit: &str| {
-        Error::data(format!("a value longer than the {limit} {unit} of type {ty}"))
-            .context("row of the batch", row)
-    };
-    match ty {
-        LogicalType::Text { limit: Some(limit) } | LogicalType::Char { length: limit } => {
-            let Some(texts) = array.as_string_opt::<i32>() else { return Ok(()) };
-            let most = usize::try_from(*limit).unwrap_or(usize::MAX);
-            let row = texts.iter().position(|text| text.is_some_and(|t| t.chars().count() > most));
-            row.map_or(Ok(()), |row| Err(too_long(row, *limit, "characters")))
+/// Refuses numbers that were rounded, and texts that are no numbers.
+fn same_numbers(
+    from: &dyn Array,
+    texts: &StringArray,
+    cast: &dyn Array,
+    to: &LogicalType,
+) -> Result<()> {
+    let mut back = String::new();
+    for (row, text) in texts.iter().enumerate() {
+        let Some(text) = text else { continue };
+        back.clear();
+        write_positional(cast, row, &mut back);
+        // A double is narrowed only if it is the same number, not one that is written alike.
+        let narrowed = match (from.as_primitive_opt::<Float64Type>(), cast.data_type()) {
+            (Some(wide), DataType::Float32) => {
+                let (wide, narrow) =
+                    (wide.value(row), cast.as_primitive::<Float32Type>().value(row));
+                f64::from(narrow).to_bits() != wide.to_bits() && !wide.is_nan()
+            }
+            _ => false,
+        };
+        if narrowed || number(text).is_none() || number(text) != number(&back) {
+            return Err(Error::data(format!("a number that type {to} does not hold exactly"))
+                .context("row of the batch", row));
         }
-        LogicalType::Bytes { limit: Some(limit) } => {
-            let Some(bytes) = array.as_binary_opt::<i32>() else { return Ok(()) };
-            let most = usize::try_from(*limit).unwrap_or(usize::MAX);
-            let row = bytes.iter().position(|bytes| bytes.is_some_and(|b| b.len() > most));
-            row.map_or(Ok(()), |row| Err(too_long(row, *limit, "bytes")))
-        }
-        _ => Ok(()),
     }
+    Ok(())
+}
+
+/// A number's sign, digits without zeros at either end, and the power of ten of the last; so that
+/// equal numbers are equal. Words for what is not finite.
+fn number(text: &str) -> Option<(bool, String, i64)> {
+    let text = text.trim();
+    if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+        return Some((false, text.to_owned(), 0));
+    }
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (negative, mantissa) = match mantissa.strip_prefix('-') {
+        Some(mantissa) => (true, mantissa),
+        None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let kept = digits.trim_end_matches('0');
+    let zeros = i64::try_from(digits.len() - kept.len()).ok()?;
+    let kept = kept.trim_start_matches('0');
+    if kept.is_empty() {
+        // The sign of a float's zero has no part in its number.
+        return Some((false, String::new(), 0));
+    }
+    let power = exponent.checked_add(zeros)?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    Some((negative, kept.to_owned(), power))
 }

@@ -4,6 +4,7 @@
 mod cast;
 mod expression;
 mod filter;
+mod limits;
 mod pattern;
 mod plan;
 mod ranges;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::Float64Array;
 use arrow::array::{ArrayRef, AsArray, Int64Array, LargeStringArray, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 
@@ -161,4 +162,51 @@ fn a_wrong_document_says_where_and_what() {
         let error = rules(json).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
+}
+
+fn changed(array: ArrayRef, from: LogicalType, to: LogicalType) -> Result<ArrayRef> {
+    super::cast::cast(&array, &from, &to)
+}
+
+/// Each of these was once rounded, cut or let through without a word.
+#[test]
+fn a_change_of_type_is_exact_or_an_error() {
+    use LogicalType::{Float32, Float64, Int64, Numeric, Timestamp};
+    let refused = |array: ArrayRef, from: LogicalType, to: LogicalType| {
+        let says = format!("{from} to {to}");
+        let error = changed(array, from, to).expect_err(&says);
+        assert_eq!(error.kind(), crate::ErrorKind::Data, "{says}");
+        assert_eq!(error.context_value("row of the batch"), Some("1"), "{says}");
+    };
+    let texts = |rows: [&str; 2]| -> ArrayRef { Arc::new(StringArray::from(rows.to_vec())) };
+    let floats = |rows: [f64; 2]| -> ArrayRef { Arc::new(Float64Array::from(rows.to_vec())) };
+    let micros = |rows: [i64; 2]| -> ArrayRef {
+        Arc::new(arrow::array::TimestampMicrosecondArray::from(rows.to_vec()))
+    };
+    refused(Arc::new(Int64Array::from(vec![1, (1 << 53) + 1])), Int64, Float64);
+    refused(texts(["0.1", "0.12345678901234567890"]), LogicalType::text(), Float64);
+    refused(texts(["1", "abc"]), LogicalType::text(), Numeric);
+    refused(floats([0.5, 0.1]), Float64, Float32);
+    refused(floats([5.0, 5.5]), Float64, Int64);
+    refused(floats([5.0, 1e19]), Float64, Int64);
+    refused(micros([1_000, 1_001]), Timestamp { precision: 6 }, Timestamp { precision: 3 });
+    for to in ["text(2)", "enum('ab','c')", "bit(2)", "uuid", "timestamp(3)"] {
+        let good = match to {
+            "bit(2)" => "01",
+            "uuid" => "00000000-0000-0000-0000-000000000000",
+            "timestamp(3)" => "2020-01-01 00:00:00.123",
+            _ => "ab",
+        };
+        let bad = if to == "timestamp(3)" { "2020-01-01 00:00:00.1234" } else { "abc" };
+        refused(texts([good, bad]), LogicalType::text(), to.parse().unwrap());
+    }
+    let narrow: ArrayRef = Arc::new(arrow::array::Float32Array::from(vec![0.1]));
+    let wide = changed(narrow, Float32, Float64).unwrap();
+    let wide = wide.as_primitive::<arrow::datatypes::Float64Type>().value(0);
+    assert_eq!(wide.to_bits(), f64::from(0.1f32).to_bits(), "the same number, not the same text");
+    let whole = changed(floats([1e17, -0.0]), Float64, Int64).unwrap();
+    assert_eq!(whole.as_primitive::<Int64Type>().values(), &[100_000_000_000_000_000, 0]);
+    let numbers = changed(texts(["1.50", "1e3"]), LogicalType::text(), Float64).unwrap();
+    let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
+    assert_eq!(numbers.values(), &[1.5, 1000.0]);
 }
