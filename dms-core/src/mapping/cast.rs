@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, StringBu
 use arrow::datatypes::DataType;
 
 use super::limits;
+use super::number::Number;
 use crate::schema::LogicalType;
 use crate::value::text::{has_text, parse_column, write_text};
 use crate::{Error, ErrorKind, Result};
@@ -141,41 +142,11 @@ fn same_numbers(
             }
             _ => false,
         };
-        if narrowed || number(text).is_none() || number(text) != number(&back) {
+        if narrowed || Number::parse(text).is_none() || Number::parse(text) != Number::parse(&back)
+        {
             return Err(Error::data(format!("a number that type {to} does not hold exactly"))
                 .context("row of the batch", row));
         }
     }
     Ok(())
-}
-
-/// A number's sign, digits without zeros at either end, and the power of ten of the last; so that
-/// equal numbers are equal. Words for what is not finite.
-fn number(text: &str) -> Option<(bool, String, i64)> {
-    let text = text.trim();
-    if matches!(text, "NaN" | "Infinity" | "-Infinity") {
-        return Some((false, text.to_owned(), 0));
-    }
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
-        None => (text, 0),
-    };
-    let (negative, mantissa) = match mantissa.strip_prefix('-') {
-        Some(mantissa) => (true, mantissa),
-        None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let kept = digits.trim_end_matches('0');
-    let zeros = i64::try_from(digits.len() - kept.len()).ok()?;
-    let kept = kept.trim_start_matches('0');
-    if kept.is_empty() {
-        // The sign of a float's zero has no part in its number.
-        return Some((false, String::new(), 0));
-    }
-    let power = exponent.checked_add(zeros)?.checked_sub(i64::try_from(fraction.len()).ok()?)?;
-    Some((negative, kept.to_owned(), power))
 }

@@ -1,9 +1,10 @@
 //! Row filters of selection rules.
 
-use arrow::array::{Array, BooleanArray, RecordBatch, make_comparator};
-use arrow::compute::{SortOptions, filter_record_batch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use serde::{Deserialize, Serialize};
 
+use super::order::comparator;
 use crate::schema::{LogicalType, TableSchema};
 use crate::value::Value;
 use crate::{Error, Result};
@@ -77,14 +78,11 @@ impl FilterCondition {
         use std::cmp::Ordering::{Equal, Greater, Less};
         let mut comparators = Vec::new();
         for value in &self.values {
-            let value = value.to_array(ty).map_err(|error| {
-                Error::settings("a filter's value is not one of its column").with_source(error)
-            })?;
-            comparators.push(make_comparator(array, &value, SortOptions::default())?);
+            comparators.push(comparator(array, value, ty)?);
         }
         for (row, passes) in passes.iter_mut().enumerate() {
             let null = array.is_null(row);
-            let ordering = |bound: usize| comparators.get(bound).map(|compare| compare(row, 0));
+            let ordering = |bound: usize| comparators.get(bound).map(|compare| compare(row));
             *passes |= match self.operator {
                 FilterOperator::Null => null,
                 _ if null => false,

@@ -5,6 +5,8 @@ mod cast;
 mod expression;
 mod filter;
 mod limits;
+mod number;
+mod order;
 mod pattern;
 mod plan;
 mod ranges;

@@ -2,9 +2,10 @@
 
 use std::cmp::Ordering;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, make_comparator};
-use arrow::compute::{SortOptions, filter_record_batch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 
+use super::order::comparator;
 use crate::endpoint::{Bound, Partition, PartitionRange};
 use crate::schema::TableSchema;
 use crate::{Error, Result};
@@ -64,8 +65,8 @@ fn compare(table: &TableSchema, columns: &[String], a: &Bound, b: &Bound) -> Res
                 .with_source(error)
                 .context("column", name)
         };
-        let (a, b) = (a.to_array(ty).map_err(place)?, b.to_array(ty).map_err(place)?);
-        let ordering = make_comparator(&a, &b, SortOptions::default())?(0, 0);
+        let a = a.to_array(ty).map_err(place)?;
+        let ordering = comparator(&a, b, ty).map_err(place)?(0);
         if ordering != Ordering::Equal {
             return Ok(ordering);
         }
@@ -95,13 +96,14 @@ pub fn rows_in_range(
         let mut comparators = Vec::new();
         for (name, value) in columns.iter().zip(bound) {
             let (column, array) = column(table, name, batch)?;
-            let bound = value.to_array(&column.logical_type)?;
-            comparators.push(make_comparator(array, &bound, SortOptions::default())?);
+            let compare = comparator(array, value, &column.logical_type)
+                .map_err(|error| error.context("column", name))?;
+            comparators.push(compare);
         }
         for (row, keep) in keep.iter_mut().enumerate() {
             let ordering = comparators
                 .iter()
-                .map(|compare| compare(row, 0))
+                .map(|compare| compare(row))
                 .find(|ordering| *ordering != Ordering::Equal)
                 .unwrap_or(Ordering::Equal);
             *keep &= inside.contains(&ordering);

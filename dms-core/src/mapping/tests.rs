@@ -8,6 +8,7 @@ use arrow::datatypes::Int64Type;
 
 use super::*;
 use crate::schema::{Column, LogicalType};
+use crate::value::Value;
 
 /// The documents of the DMS user guide's pages on table mapping, as they stand there.
 const SELECTION: &str = r#"{"rules":[
@@ -209,4 +210,40 @@ fn a_change_of_type_is_exact_or_an_error() {
     let numbers = changed(texts(["1.50", "1e3"]), LogicalType::text(), Float64).unwrap();
     let numbers = numbers.as_primitive::<arrow::datatypes::Float64Type>();
     assert_eq!(numbers.values(), &[1.5, 1000.0]);
+}
+
+/// Numbers of any size are text to Arrow: "10" came before "9".
+#[test]
+fn values_are_compared_as_their_type_has_it() {
+    let passing = |array: ArrayRef, ty: LogicalType, operator, values: &[&str]| {
+        let table = TableSchema::new(TableName::new("s", "t"), vec![Column::new("n", ty)]);
+        let batch = RecordBatch::try_new(table.arrow_schema(), vec![array]).unwrap();
+        let values = values.iter().map(|value| Value::Text((*value).to_owned())).collect();
+        let filter =
+            Filter { columns: vec![("n".into(), vec![FilterCondition { operator, values }])] };
+        filter.apply(&table, &batch).map(|batch| batch.num_rows())
+    };
+    let numbers = || -> ArrayRef {
+        Arc::new(StringArray::from(vec![Some("9"), Some("10"), Some("-3"), None, Some("9.50")]))
+    };
+    for (operator, values, count) in [
+        (FilterOperator::Gte, &["9.5"][..], 2),
+        (FilterOperator::Eq, &["9.5"], 1),
+        (FilterOperator::Between, &["0", "10"], 3),
+        (FilterOperator::NotBetween, &["0", "9"], 3),
+    ] {
+        assert_eq!(passing(numbers(), LogicalType::Numeric, operator, values).unwrap(), count);
+    }
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![-0.0, 0.0, 1.0, f64::NAN, -f64::NAN]));
+    let found = passing(floats.clone(), LogicalType::Float64, FilterOperator::Eq, &["0"]);
+    assert_eq!(found.unwrap(), 2);
+    let found = passing(floats, LogicalType::Float64, FilterOperator::Gte, &["1"]);
+    assert_eq!(found.unwrap(), 3);
+    let json: ArrayRef = Arc::new(StringArray::from(vec!["1"]));
+    let error = passing(json, LogicalType::Json, FilterOperator::Eq, &["1"]).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Settings);
+    assert!(
+        error.to_string().contains("json") && error.to_string().contains("column n"),
+        "{error}"
+    );
 }
