@@ -10,6 +10,7 @@ use arrow::array::{Array, ArrowPrimitiveType, AsArray};
 use arrow::datatypes::DataType;
 use arrow::datatypes::TimeUnit;
 
+use super::number::Number;
 use crate::schema::LogicalType;
 use crate::{Error, Result};
 
@@ -32,6 +33,9 @@ pub(super) fn check(array: &dyn Array, ty: &LogicalType) -> Result<()> {
         LogicalType::Binary { length: exactly } => {
             let what = format!("a value of other than {exactly} bytes");
             bytes(array, ty, &what, |value| value.len() == length(*exactly))
+        }
+        LogicalType::Numeric => {
+            texts(array, ty, "text that is not a number", |text| Number::parse(text).is_some())
         }
         LogicalType::Enum { labels } => {
             let labels: HashSet<&str> = labels.iter().map(String::as_str).collect();

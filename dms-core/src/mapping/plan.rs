@@ -9,6 +9,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 use super::cast::cast;
+use super::limits;
 use super::{Expression, Filter};
 use crate::schema::{LogicalType, TableSchema};
 use crate::value::Value;
@@ -180,7 +181,9 @@ impl TablePlan {
         if arrays.is_empty() {
             return Ok(arrow::array::new_empty_array(&to.arrow_type()));
         }
-        Ok(arrow::compute::concat(&arrays)?)
+        let column = arrow::compute::concat(&arrays)?;
+        limits::check(column.as_ref(), to)?;
+        Ok(column)
     }
 }
 

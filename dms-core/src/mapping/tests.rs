@@ -247,3 +247,20 @@ fn values_are_compared_as_their_type_has_it() {
         "{error}"
     );
 }
+
+/// A computed text longer than its column once passed.
+#[test]
+fn a_computed_value_keeps_the_limit_of_its_type() {
+    let plan = |expression: &str, ty: &str| {
+        let json = format!(
+            r#"{{"rule-type":"transformation","rule-id":2,"rule-name":"2","rule-target":"column",
+            "rule-action":"add-column","value":"x","expression":"{expression}","data-type":{ty},
+            "object-locator":{{"schema-name":"s","table-name":"t","column-name":"%"}}}}"#
+        );
+        rules(&json).unwrap().plan(&table()).unwrap()
+    };
+    let long = plan("'abcdef'", r#"{"type":"string","length":3}"#).transform(batch()).unwrap_err();
+    assert_eq!(long.kind(), crate::ErrorKind::Data, "{long}");
+    let rounded = plan("round(299.6)", r#"{"type":"int8"}"#).transform(batch()).unwrap();
+    assert_eq!(rounded.column(3).as_primitive::<Int64Type>().value(0), 300);
+}

@@ -159,6 +159,7 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
             Value::Int(number) => (*number).into(),
             Value::UInt(number) => (*number).into(),
             Value::Bool(flag) => (*flag).into(),
+            Value::Float(number) if number.fract() == 0.0 => number.to_string().parse().ok()?,
             Value::Text(text) | Value::Decimal(text) => {
                 decimal::unscale(text.trim(), 0)?.parse().ok()?
             }

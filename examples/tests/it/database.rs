@@ -63,8 +63,7 @@ impl Database {
         for table in tables {
             let table = table.unwrap();
             let mut statement = original.prepare(&format!("SELECT * FROM \"{table}\"")).unwrap();
-            let columns: Vec<String> =
-                statement.column_names().map(str::to_owned).collect();
+            let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
             // A column without a declared type holds literals.
             let untyped = statement.columns().all(|column| column.decl_type().is_none());
             let rows = statement.query_map([], |row| {
