@@ -93,6 +93,7 @@ impl Encoder {
     }
 }
 
+const TOO_MANY_DIGITS: &str = "a number of too many digits";
 const NO_NUL: &str = "text with the character NUL";
 
 fn text(value: &str, out: &mut Vec<u8>) -> std::result::Result<(), &'static str> {
@@ -116,7 +117,7 @@ fn each<'a, T: ArrowPrimitiveType, const N: usize>(
 }
 
 fn number<'a>(text: impl Fn(usize) -> String + 'a) -> Write<'a> {
-    Box::new(move |row, out| numeric::write(&text(row), out).ok_or("a number of too many digits"))
+    Box::new(move |row, out| numeric::write(&text(row), out).ok_or(TOO_MANY_DIGITS))
 }
 
 fn date(days: i32) -> std::result::Result<[u8; 4], &'static str> {
@@ -189,7 +190,15 @@ fn writer<'a>(column: &'a Column, array: &'a dyn Array) -> Result<Write<'a>> {
         DataType::Float64 => each::<Float64Type, 8>(array, |v| Ok(v.to_be_bytes())),
         DataType::Decimal128(_, scale) => {
             let (values, scale) = (array.as_primitive::<Decimal128Type>(), *scale);
-            number(move |row| format_decimal(&values.value(row).to_string(), scale))
+            Box::new(move |row, out| {
+                let (value, at) = (values.value(row), out.len());
+                if numeric::write_unscaled(value, scale, out).is_some() {
+                    return Ok(());
+                }
+                out.truncate(at);
+                let text = format_decimal(&value.to_string(), scale);
+                numeric::write(&text, out).ok_or(TOO_MANY_DIGITS)
+            })
         }
         DataType::Decimal256(_, scale) => {
             let (values, scale) = (array.as_primitive::<Decimal256Type>(), *scale);

@@ -106,6 +106,39 @@ impl<'a> Numeric<'a> {
     }
 }
 
+/// Writes the number `unscaled / 10^scale`; `None` if it has too many digits for this way.
+pub(super) fn write_unscaled(unscaled: i128, scale: i8, out: &mut Vec<u8>) -> Option<()> {
+    let places = u16::try_from(scale).ok()?;
+    // The digits of the fraction fill whole groups of four.
+    let padding = (4 - places % 4) % 4;
+    let mut rest = unscaled.unsigned_abs().checked_mul(10u128.pow(padding.into()))?;
+    let mut groups = [0u16; 10];
+    let mut count: u16 = 0;
+    let mut zeros: u16 = 0;
+    while rest != 0 {
+        let (quotient, group) = match u64::try_from(rest) {
+            // Far cheaper than in 128 bits.
+            Ok(rest) => (u128::from(rest / 10_000), rest % 10_000),
+            Err(_) => (rest / 10_000, u64::try_from(rest % 10_000).ok()?),
+        };
+        if group == 0 && zeros == count {
+            zeros += 1;
+        }
+        *groups.get_mut(usize::from(count))? = u16::try_from(group).ok()?;
+        count += 1;
+        rest = quotient;
+    }
+    let weight =
+        if count == 0 { 0 } else { count.cast_signed() - 1 - (places + padding).cast_signed() / 4 };
+    let sign = if unscaled < 0 { NEGATIVE } else { 0 };
+    for head in [count - zeros, weight.cast_unsigned(), sign, places] {
+        out.extend_from_slice(&head.to_be_bytes());
+    }
+    let digits = groups.get(usize::from(zeros)..usize::from(count))?;
+    digits.iter().rev().for_each(|digit| out.extend_from_slice(&digit.to_be_bytes()));
+    Some(())
+}
+
 /// Writes a number given as plain decimal text, or `NaN`, `Infinity`, `-Infinity`; `None` if it is
 /// none of these or too long.
 pub(super) fn write(text: &str, out: &mut Vec<u8>) -> Option<()> {
@@ -219,6 +252,19 @@ mod tests {
             let mut bytes = Vec::new();
             write(&text, &mut bytes).unwrap();
             prop_assert_eq!(Numeric::read(&bytes).unwrap().unscaled(scale), Some(unscaled.into()));
+            let mut direct = Vec::new();
+            write_unscaled(unscaled.into(), scale, &mut direct).unwrap();
+            prop_assert_eq!(direct, bytes);
+        }
+
+        #[test]
+        fn wide_decimals_alike(unscaled in any::<i128>(), scale in 0i8..38) {
+            let text = dms_core::value::decimal::format_decimal(&unscaled.to_string(), scale);
+            let (mut by_text, mut direct) = (Vec::new(), Vec::new());
+            write(&text, &mut by_text).unwrap();
+            if write_unscaled(unscaled, scale, &mut direct).is_some() {
+                prop_assert_eq!(direct, by_text);
+            }
         }
 
         #[test]
