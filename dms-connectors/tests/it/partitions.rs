@@ -87,9 +87,7 @@ proptest! {
         declared in prop_oneof![Just("TEXT COLLATE NOCASE"), Just("TEXT"), Just("NUMERIC"), Just("")],
     ) {
         let bounds: Vec<Vec<Value>> = if declared == "NUMERIC" {
-            // Unbounded numbers are ordered as the text that they travel as.
-            let numbers: BTreeSet<String> = numbers.iter().map(i8::to_string).collect();
-            numbers.iter().map(|n| vec![Value::Text(n.clone()), Value::Text("b".into())]).collect()
+            numbers.iter().map(|n| vec![Value::Text(n.to_string()), Value::Text("b".into())]).collect()
         } else if declared.is_empty() {
             // Literals of any storage class are ordered as the text that they are.
             boundaries = boundaries.iter().map(|b| format!("'{b}'")).collect();
