@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use dms_core::Result;
 use dms_core::mapping::Selection;
-use dms_core::schema::{Catalog, Column, TableKind, TableName, TableSchema, UniqueIndex};
+use dms_core::schema::{
+    Catalog, Column, LogicalType, TableKind, TableName, TableSchema, UniqueIndex,
+};
+use dms_core::{Error, Result};
 use tokio_postgres::{Client, Row};
 
+use super::settings::PostgresSettings;
 use super::state::CONTROL_TABLES;
 use super::types::{CatalogType, logical_type};
 use super::{ENGINE, error::convert};
@@ -69,7 +72,14 @@ WHERE i.indrelid = ANY($1) AND i.indisunique AND i.indisvalid AND i.indpred IS N
 ORDER BY i.indrelid, x.relname";
 
 /// The tables of a selection.
-pub(super) async fn discover(client: &Client, selection: &Selection) -> Result<Catalog> {
+///
+/// # Errors
+/// `Settings` for a column's type that its values cannot be read as.
+pub(super) async fn discover(
+    client: &Client,
+    settings: &PostgresSettings,
+    selection: &Selection,
+) -> Result<Catalog> {
     let failed = |error| convert(error, DOING);
     let mut tables = BTreeMap::new();
     for row in client.query(TABLES, &[]).await.map_err(failed)? {
@@ -82,7 +92,12 @@ pub(super) async fn discover(client: &Client, selection: &Selection) -> Result<C
     let oids: Vec<u32> = tables.keys().copied().collect();
     for row in client.query(COLUMNS, &[&oids]).await.map_err(failed)? {
         if let Some(table) = tables.get_mut(&row.get(0)) {
-            table.columns.push(column(&row));
+            let mut column = column(&row);
+            if let Some(ty) = settings.column_type(&table.name, &column.name) {
+                column.logical_type =
+                    chosen(&column, ty).map_err(|error| error.context("table", &table.name))?;
+            }
+            table.columns.push(column);
         }
     }
     for row in client.query(KEYS, &[&oids]).await.map_err(failed)? {
@@ -112,6 +127,22 @@ fn table(row: &Row) -> TableSchema {
     table.row_estimate = rows;
     table.byte_estimate = row.get::<_, Option<i64>>(5).and_then(|bytes| bytes.try_into().ok());
     table
+}
+
+/// The type that a setting gives a column, if its values can be read as that.
+fn chosen(column: &Column, ty: &LogicalType) -> Result<LogicalType> {
+    let is_number =
+        matches!(column.logical_type, LogicalType::Decimal { .. } | LogicalType::Numeric);
+    match ty {
+        LogicalType::Text { limit: None } => Ok(ty.clone()),
+        LogicalType::Numeric if is_number => Ok(ty.clone()),
+        ty => Err(Error::settings(format!(
+            "column-types gives a column of {} the type {ty}; it can be text, and a column of \
+             numbers numeric; a transformation rule can change it further",
+            column.logical_type
+        ))
+        .context("column", &column.name)),
+    }
 }
 
 fn column(row: &Row) -> Column {

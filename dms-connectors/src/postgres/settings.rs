@@ -1,8 +1,11 @@
 //! How a PostgreSQL endpoint is opened.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use dms_core::endpoint::{EndpointInfo, EndpointSettings};
+use dms_core::mapping::Pattern;
+use dms_core::schema::{LogicalType, TableName};
 use dms_core::{Error, Result};
 use serde::Deserialize;
 use tokio_postgres::Config;
@@ -18,6 +21,9 @@ pub struct PostgresSettings {
     pub(super) config: Config,
     /// The schema of a target's control tables; made when it is missing. Default `dms`.
     pub control_schema: String,
+    /// Types of a source's columns, by pattern of `schema.table.column`; the first in alphabetical
+    /// order wins. A column of any type can be `text`, one of numbers `numeric`.
+    pub column_types: Vec<(Pattern, LogicalType)>,
     address: String,
 }
 
@@ -25,12 +31,13 @@ pub struct PostgresSettings {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
     control_schema: String,
+    column_types: BTreeMap<String, LogicalType>,
     password: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control_schema: "dms".to_owned(), password: None }
+        Self { control_schema: "dms".to_owned(), column_types: BTreeMap::new(), password: None }
     }
 }
 
@@ -45,7 +52,7 @@ impl PostgresSettings {
     }
 
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
-    /// `tokio-postgres` knows, and the options `password` and `control-schema`.
+    /// `tokio-postgres` knows, and the options `password`, `control-schema` and `column-types`.
     ///
     /// # Errors
     /// `Settings` naming the option, or what is wrong with the URL.
@@ -78,7 +85,19 @@ impl PostgresSettings {
         let given = config.get_options().unwrap_or_default().to_owned();
         config.options(format!("{given} -c statement_timeout=0").trim_start());
         config.keepalives_idle(std::time::Duration::from_secs(30));
-        Ok(Self { config, control_schema: options.control_schema, address })
+        let types = options.column_types.into_iter();
+        Ok(Self {
+            config,
+            control_schema: options.control_schema,
+            column_types: types.map(|(name, ty)| (Pattern::new(name), ty)).collect(),
+            address,
+        })
+    }
+
+    /// The type that the settings give a column, if any.
+    pub(super) fn column_type(&self, table: &TableName, column: &str) -> Option<&LogicalType> {
+        let name = format!("{table}.{column}");
+        self.column_types.iter().find(|(pattern, _)| pattern.matches(&name)).map(|(_, ty)| ty)
     }
 
     pub(super) fn info(&self) -> EndpointInfo {

@@ -38,7 +38,7 @@ impl Source for PostgresSource {
 
     async fn discover(&self, selection: &Selection) -> Result<Catalog> {
         let client = connect(&self.settings).await?;
-        discover::discover(&client, selection).await
+        discover::discover(&client, &self.settings, selection).await
     }
 
     async fn snapshot(

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use dms_connectors::postgres::PostgresSource;
+use dms_connectors::postgres::{PostgresSettings, PostgresSource};
 use dms_core::ErrorKind;
+use dms_core::endpoint::EndpointSettings;
 use dms_core::mapping::Selection;
 use dms_core::task::{Report, TaskStatus};
 
@@ -76,6 +77,19 @@ async fn a_dropped_table_and_a_nan_in_a_decimal_are_named() {
         .unwrap();
     let said = failed_table(&load(source(&from).await, target(&to)).await.unwrap());
     assert!(said.contains("public.n") && said.contains("column v"), "{said}");
+    assert!(said.contains("column-types"), "{said}");
+    let mut endpoint = EndpointSettings::new(&from);
+    for (ty, fits) in [("numeric", true), ("text", true), ("int32", false)] {
+        endpoint.options.insert("column-types".into(), serde_json::json!({"public.n.v": ty}));
+        let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint).unwrap());
+        let moved = load(source.await.unwrap(), target(&to)).await;
+        if fits {
+            assert!(completed(moved.as_ref().unwrap()), "{moved:?}");
+            assert_eq!(text_of(&to, "n").await, ["(1,NaN)"]);
+        } else {
+            assert_eq!(moved.unwrap_err().kind(), ErrorKind::Settings);
+        }
+    }
     client.batch_execute("UPDATE n SET v = 1.5").await.unwrap();
     assert_moves(&from, &to, "n").await;
     let source = source(&from).await;

@@ -66,13 +66,14 @@ fn secrets_stay_hidden() {
     let place = Place::new(Lane::SqliteToParquet, &data::tables(10));
     for command in ["show", "run", "check", "validate"] {
         let in_url = with(&place, command, |t| {
-            t["source"]["url"] = json!("postgres://app:${DMS_TEST_PASSWORD}@db:1/shop");
+            t["source"]["url"] = json!("postgres://app:${DMS_TEST_PASSWORD}@127.0.0.1:1/shop");
             t["source"]["password"] = json!("${DMS_TEST_PASSWORD}");
         });
         let in_option =
             with(&place, command, |t| t["target"]["password"] = json!("${DMS_TEST_PASSWORD}"));
-        for ended in [in_url, in_option] {
-            assert!(ended.code == Some(if command == "show" { 0 } else { 2 }), "{ended:?}");
+        // Nobody listens there; and a folder has no password.
+        for (ended, code) in [(in_url, 1), (in_option, 2)] {
+            assert!(ended.code == Some(if command == "show" { 0 } else { code }), "{ended:?}");
             let all = format!("{ended:?}");
             assert!(!all.contains("hunter2"), "{command}: {all}");
         }

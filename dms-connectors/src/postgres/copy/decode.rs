@@ -429,7 +429,8 @@ impl Values {
     }
 }
 
-const NOT_FINITE: &str = "a number that is not finite or of more digits";
+const NOT_FINITE: &str = "a number that is not finite or of more digits (the option column-types can \
+    make the column numeric)";
 
 fn exact<const N: usize>(value: &[u8]) -> std::result::Result<[u8; N], &'static str> {
     value.try_into().map_err(|_| "a field of another length")
