@@ -82,6 +82,7 @@ async fn a_dropped_table_and_a_nan_in_a_decimal_are_named() {
     for (ty, fits) in [("numeric", true), ("text", true), ("int32", false)] {
         endpoint.options.insert("column-types".into(), serde_json::json!({"public.n.v": ty}));
         let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint).unwrap());
+        let to = server.database().await;
         let moved = load(source.await.unwrap(), target(&to)).await;
         if fits {
             assert!(completed(moved.as_ref().unwrap()), "{moved:?}");
