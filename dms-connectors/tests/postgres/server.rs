@@ -10,13 +10,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 /// A running server; it stops when this process ends, however it ends.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    _folder: TempDir,
     _watched: Child,
 }
 
@@ -52,19 +50,19 @@ impl Server {
     /// Starts a server with more settings, `name=value` each.
     pub(crate) fn start(settings: &[&str]) -> Self {
         let (programs, user) = (programs(), unprivileged());
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap().keep();
         let as_user = |program: &Path| {
             let mut command = Command::new(program);
-            command.current_dir(folder.path());
+            command.current_dir(&folder);
             if let Some((uid, gid)) = user {
                 command.uid(uid).gid(gid);
             }
             command
         };
         if let Some((uid, gid)) = user {
-            chown(folder.path(), Some(uid), Some(gid)).unwrap();
+            chown(&folder, Some(uid), Some(gid)).unwrap();
         }
-        let data = folder.path().join("data");
+        let data = folder.join("data");
         let made = as_user(&programs.join("initdb"))
             .args(["--username=dms", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .arg(&data)
@@ -73,12 +71,19 @@ impl Server {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = as_user(Path::new("/bin/sh"));
-        // The shell stops the server when its input ends, which it does with this process.
-        command.arg("-c").arg(r#""$@" & server=$!; read -r _; kill -INT $server; wait $server"#);
-        command.arg("sh").arg(programs.join("postgres")).arg("-D").arg(&data);
+        // The shell stops the server when its input ends, which it does with this process, and
+        // removes its folder.
+        let watch = r#""$@" & server=$!; read -r _; kill -INT $server; wait $server; rm -rf "$0""#;
+        command
+            .arg("-c")
+            .arg(watch)
+            .arg(&folder)
+            .arg(programs.join("postgres"))
+            .arg("-D")
+            .arg(&data);
         let own = ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=200"];
         let port_setting = format!("port={port}");
-        let sockets = format!("unix_socket_directories={}", folder.path().display());
+        let sockets = format!("unix_socket_directories={}", folder.display());
         for setting in own.iter().chain([&port_setting.as_str(), &sockets.as_str()]).chain(settings)
         {
             command.args(["-c", setting]);
@@ -102,7 +107,7 @@ impl Server {
                 said.push('\n');
             }
         }
-        Self { port, _folder: folder, _watched: watched }
+        Self { port, _watched: watched }
     }
 
     /// A new database, by its URL.
