@@ -7,7 +7,7 @@ use dms_core::Result;
 use dms_core::endpoint::Fidelity;
 use dms_core::full_load::{Assessment, ColumnAssessment};
 
-use crate::task;
+use crate::{EXIT_WRONG, task};
 
 /// Connects, checks and prints what every column becomes.
 pub(crate) async fn check(path: &Path) -> Result<ExitCode> {
@@ -18,7 +18,8 @@ pub(crate) async fn check(path: &Path) -> Result<ExitCode> {
     let assessment = task::full_load(&definition, source, target).check().await?;
     print!("{assessment}");
     println!("\n{}", summary(&assessment));
-    Ok(if assessment.is_runnable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // As `run` of the same task.
+    Ok(if assessment.is_runnable() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WRONG) })
 }
 
 fn summary(assessment: &Assessment) -> String {

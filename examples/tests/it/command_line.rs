@@ -110,7 +110,7 @@ fn a_column_that_the_target_cannot_hold_is_marked_and_refused() {
     let arrays = |t: &mut Json| {
         t["source"]["column-types"] = json!({"main.orders.note": "array(int64)"});
     };
-    let checked = with(&place, "check", arrays).with_code(1);
+    let checked = with(&place, "check", arrays).with_code(2);
     let marked: Vec<&str> = checked.stdout.lines().filter(|l| l.starts_with("  ! ")).collect();
     assert!(matches!(&marked[..], [one] if one.contains("note: array(int64)")), "{checked:?}");
     assert!(checked.stdout.contains("1 impossible"), "{checked:?}");
@@ -157,4 +157,31 @@ fn validation_after_the_load() {
     place.change_source("DELETE FROM orders WHERE id = 33");
     let ended = end(place.run()).with_code(1);
     assert!(ended.stderr.contains("main.orders") && ended.stderr.contains("33"), "{ended:?}");
+}
+
+/// PostgreSQL keeps microseconds: finer times are lost only if that is agreed to.
+#[test]
+fn a_loss_has_to_be_agreed_to() {
+    let place = Place::new(
+        Lane::SqliteToPostgres,
+        "CREATE TABLE log (id INTEGER PRIMARY KEY, at TIMESTAMP(9));
+         INSERT INTO log VALUES (1, '2020-01-01 00:00:00.123456789');",
+    );
+    let fine = |task: &mut Json| {
+        task["source"]["column-types"] = json!({"main.log.at": "timestamp(9)"});
+    };
+    for command in ["check", "run"] {
+        let refused = with(&place, command, fine).with_code(2);
+        let said = format!("{refused:?}");
+        assert!(said.contains("six digits"), "{said}");
+    }
+    let agreed = |task: &mut Json| {
+        fine(task);
+        task["settings"]["Engine"]["AcceptLoss"] = json!(["main.log.at"]);
+    };
+    let checked = with(&place, "check", agreed).with_code(0);
+    assert!(checked.stdout.contains("1 lossy (1 accepted)"), "{checked:?}");
+    with(&place, "run", agreed).with_code(0);
+    let held = place.database().text("SELECT at::text FROM main.log");
+    assert_eq!(held, "2020-01-01 00:00:00.123456");
 }

@@ -39,6 +39,12 @@ impl Database {
         held.map_or(0, |row| u32::try_from(row.get::<_, i64>(0)).unwrap())
     }
 
+    /// The one text that a query answers.
+    pub(crate) fn text(&self, sql: &str) -> String {
+        let sql = sql.to_owned();
+        self.with(|client| async move { client.query_one(&sql, &[]).await.unwrap().get(0) })
+    }
+
     fn rows(&self, table: &str, columns: &[String]) -> Vec<Vec<Option<String>>> {
         let list: Vec<String> = columns.iter().map(|name| format!("\"{name}\"::text")).collect();
         let sql = format!("SELECT {} FROM main.\"{table}\"", list.join(", "));

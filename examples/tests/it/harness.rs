@@ -218,7 +218,7 @@ impl Place {
         }
     }
 
-    fn database(&self) -> &Database {
+    pub(crate) fn database(&self) -> &Database {
         self.database.as_ref().unwrap()
     }
 
