@@ -9,7 +9,7 @@ use dms_core::{Error, ErrorKind};
 pub(crate) fn convert(error: object_store::Error, doing: &str) -> Error {
     use object_store::Error as Store;
     let (kind, remedy, transient) = match &error {
-        Store::NotFound { .. } => (ErrorKind::NotFound, "", false),
+        Store::NotFound { .. } => of_cause(&error).unwrap_or((ErrorKind::NotFound, "", false)),
         Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
             (ErrorKind::Denied, "; check the credentials and the rights on the folder", false)
         }
@@ -17,38 +17,94 @@ pub(crate) fn convert(error: object_store::Error, doing: &str) -> Error {
         Store::NotSupported { .. } | Store::NotImplemented { .. } => {
             (ErrorKind::Unsupported, "", false)
         }
-        error => of_cause(error),
+        error => of_cause(error).unwrap_or((ErrorKind::Unexpected, "", false)),
     };
     let converted = Error::new(kind, format!("{doing}{remedy}")).with_source(error);
     if transient { converted.transient() } else { converted }
 }
 
-/// Looks for the operating system's word in the chain of causes.
-fn of_cause(error: &object_store::Error) -> (ErrorKind, &'static str, bool) {
+/// A kind, what to do, and whether it may pass.
+type Verdict = (ErrorKind, &'static str, bool);
+
+/// Looks for the server's or the operating system's word in the chain of causes.
+fn of_cause(error: &object_store::Error) -> Option<Verdict> {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
+        if let Some(verdict) = of_answer(&error.to_string()).or_else(|| of_connection(error)) {
+            return Some(verdict);
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return match error.kind() {
-                io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::FileTooLarge => (
-                    ErrorKind::Unexpected,
-                    "; the disk is full: make room and run the task again",
-                    false,
-                ),
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    (ErrorKind::Denied, "; check the rights on the folder", false)
-                }
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::TimedOut => (ErrorKind::Connection, "", true),
-                _ => (ErrorKind::Unexpected, "", false),
-            };
+            return of_system(error.kind());
         }
         cause = error.source();
     }
-    (ErrorKind::Unexpected, "", false)
+    None
+}
+
+fn of_system(kind: io::ErrorKind) -> Option<Verdict> {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Some((
+                ErrorKind::Unexpected,
+                "; the disk is full: make room and run the task again",
+                false,
+            ))
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some((ErrorKind::Denied, "; check the rights on the folder", false))
+        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::TimedOut => Some((ErrorKind::Connection, "", true)),
+        _ => None,
+    }
+}
+
+/// A connection that was not made or broke, after the store's own repetitions.
+#[cfg(any(feature = "aws", feature = "gcp", feature = "azure"))]
+fn of_connection(error: &(dyn StdError + 'static)) -> Option<Verdict> {
+    use object_store::client::HttpErrorKind as Http;
+    match error.downcast_ref::<object_store::client::HttpError>()?.kind() {
+        Http::Connect | Http::Request | Http::Timeout | Http::Interrupted => {
+            Some((ErrorKind::Connection, "", true))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(not(any(feature = "aws", feature = "gcp", feature = "azure")))]
+fn of_connection(_error: &(dyn StdError + 'static)) -> Option<Verdict> {
+    None
+}
+
+/// What a server's answer means. The store tells it in full only for requests of one object; of a
+/// listing, which is the first request of all, it leaves a text. The tests over HTTP hold this text.
+fn of_answer(text: &str) -> Option<Verdict> {
+    if text.starts_with("Received redirect without LOCATION") {
+        return Some((ErrorKind::Settings, "; check the region and the endpoint", false));
+    }
+    // One of many deletions, in an answer that is no error by itself.
+    if text.starts_with("DeleteObjects request failed") && text.contains("(code: AccessDenied)") {
+        return Some((ErrorKind::Denied, "; check the right to delete in the bucket", false));
+    }
+    let status: u16 =
+        text.strip_prefix("Server returned non-2xx status code: ")?.get(..3)?.parse().ok()?;
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    match (status, code.map(|(code, _)| code).unwrap_or_default()) {
+        (_, "NoSuchBucket" | "ContainerNotFound") => {
+            Some((ErrorKind::NotFound, "; the bucket does not exist, check the url", false))
+        }
+        (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            Some((ErrorKind::Settings, "; check the region", false))
+        }
+        (401 | 403, _) | (_, "ExpiredToken" | "InvalidToken") => {
+            Some((ErrorKind::Denied, "; check the credentials and the rights on the bucket", false))
+        }
+        (404, _) => Some((ErrorKind::NotFound, "", false)),
+        (408 | 429 | 500.., _) => Some((ErrorKind::Connection, "", true)),
+        _ => None,
+    }
 }
 
 /// Bytes that are not what the manifest says.

@@ -1,6 +1,7 @@
 //! What a folder holds of a task.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
@@ -17,15 +18,21 @@ async fn newest_claim(store: &FolderStore, place: &Path) -> Result<u64> {
     Ok(claims.iter().filter_map(|claim| layout::claim_number(&claim.location)).max().unwrap_or(0))
 }
 
+/// How often a number is claimed. Each try that fails means that somebody else has claimed it.
+const CLAIM_TRIES: u64 = 100;
+
 /// Claims the next number of a place, which nobody else gets: of two that claim at once one creates
 /// the object, the other counts on.
 async fn claim(store: &FolderStore, place: &Path, task: &str) -> Result<u64> {
     let claim = Claim { version: VERSION, task: task.to_owned() };
-    loop {
+    for tries in 0..CLAIM_TRIES {
         let number = newest_claim(store, place).await? + 1;
-        if !store.put(&layout::claim(place, number), &claim, true).await? {
+        let path = layout::claim(place, number);
+        if !store.put(&path, &claim, true).await? {
+            tokio::time::sleep(Duration::from_millis(tries.min(20))).await;
             continue;
         }
+        store.check_conditional(&path, &claim).await?;
         // A claim that is not the newest may be one that was given out before and removed since.
         if newest_claim(store, place).await? == number {
             for old in store.list(place).await? {
@@ -36,6 +43,15 @@ async fn claim(store: &FolderStore, place: &Path, task: &str) -> Result<u64> {
             return Ok(number);
         }
     }
+    // A listing without what a write was refused for would let this go on without end.
+    Err(Error::new(
+        ErrorKind::Connection,
+        format!(
+            "no number could be claimed in {place}: the store says that each is taken, though it \
+             lists none; is something removing objects below _dms?"
+        ),
+    )
+    .transient())
 }
 
 /// Claims the task and reads what is there of it.

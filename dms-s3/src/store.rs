@@ -1,9 +1,11 @@
 //! The store behind a folder, with the small operations that need no streaming.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dms_core::endpoint::{EndpointInfo, EndpointSettings};
@@ -19,13 +21,22 @@ use crate::error::convert;
 use crate::settings::FolderSettings;
 
 /// An object store and a prefix in it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FolderStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     address: String,
     /// The folder itself, if it is one of this machine.
     local: Option<PathBuf>,
+    /// Whether the store was seen to refuse the creation of what is there.
+    conditional: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for FolderStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The store itself may show keys and headers.
+        f.debug_struct("FolderStore").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl FolderStore {
@@ -60,7 +71,7 @@ impl FolderStore {
             Error::settings(format!("{address} has a path that no store takes")).with_source(error)
         })?;
         let store = remote(&url, &settings.store)?;
-        Ok(Self { store, prefix, address, local: None })
+        Ok(Self { store, prefix, address, local: None, conditional: Arc::default() })
     }
 
     /// Relative paths are relative to the working directory; `%` stands for itself.
@@ -75,13 +86,14 @@ impl FolderStore {
             Error::settings(format!("folder {path} cannot be used")).with_source(error)
         })?;
         let store = object_store::local::LocalFileSystem::new().with_fsync(fsync);
-        Ok(Self { store: Arc::new(store), prefix, address, local: Some(absolute) })
+        let local = Some(absolute);
+        Ok(Self { store: Arc::new(store), prefix, address, local, conditional: Arc::default() })
     }
 
     /// A store that a program has opened itself.
     pub fn with_store(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
         let address = format!("{store}/{prefix}");
-        Self { store, prefix, address, local: None }
+        Self { store, prefix, address, local: None, conditional: Arc::default() }
     }
 
     pub(crate) fn info(&self) -> EndpointInfo {
@@ -187,6 +199,30 @@ impl FolderStore {
             Err(object_store::Error::AlreadyExists { .. }) if create => Ok(false),
             Err(error) => Err(convert(error, &format!("{path} cannot be written"))),
         }
+    }
+
+    /// Refuses a store that creates what is there already, as some that speak S3 do: two runs could
+    /// claim one number then. Looks once, by creating `path` again, which was just created.
+    pub(crate) async fn check_conditional<T: Serialize>(
+        &self,
+        path: &Path,
+        value: &T,
+    ) -> Result<()> {
+        if self.local.is_some() || self.conditional.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.put(path, value, true).await? {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} ignores conditional writes (If-None-Match), without which two runs could \
+                     write one table; use a store that has them",
+                    self.address
+                ),
+            ));
+        }
+        self.conditional.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether an object is there.

@@ -4,3 +4,5 @@
 mod conformance;
 mod crash;
 mod folder;
+#[cfg(feature = "aws")]
+mod s3;
