@@ -270,14 +270,22 @@ fn sweep(folder: &std::path::Path, ours: fn(&str) -> bool) -> io::Result<()> {
         let name = entry.file_name();
         if entry.file_type()?.is_dir() {
             sweep(&entry.path(), ours)?;
-        } else if let Some((name, number)) = name.to_str().and_then(|name| name.rsplit_once('#'))
-            && ours(name)
-            && number.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            std::fs::remove_file(entry.path())?;
+        } else if name.to_str().is_some_and(|name| is_unfinished(name, ours)) {
+            match std::fs::remove_file(entry.path()) {
+                // Whoever was writing it has just ended.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a name is what a local folder calls a file of ours while it is written.
+fn is_unfinished(name: &str, ours: fn(&str) -> bool) -> bool {
+    name.rsplit_once('#').is_some_and(|(name, number)| {
+        ours(name) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }
 
 /// Opens a store that is not a local folder: first the environment, then the options count.

@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use dms_core::schema::TableSchema;
-use dms_core::{Error, Result};
+use dms_core::{Error, Result, fault};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
@@ -65,6 +65,7 @@ impl Upload {
         let size = encoder.size();
         self.encoder = Some(encoder);
         self.send(bytes).await?;
+        fault::point("folder-target-in-file")?;
         Ok(size)
     }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use arrow::array::types::Int64Type;
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch};
 use dms_core::ErrorKind;
 use dms_core::endpoint::{ReadRequest, Source};
 use dms_core::full_load::{FullLoad, StartType};
@@ -14,7 +14,7 @@ use dms_core::mapping::{Selection, TableMapping};
 use dms_core::memory::MemorySource;
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
 use dms_core::task::TaskSettings;
-use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
+use dms_s3::{Compression, Dictionary, FolderSettings, FolderSource, FolderStore, FolderTarget};
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -27,23 +27,36 @@ fn table() -> TableSchema {
     TableSchema::new(TableName::new("shop", "items"), vec![id]).with_primary_key(["id"])
 }
 
-async fn load(folder: &Path, start: StartType) -> dms_core::Result<()> {
-    let source = MemorySource::default();
+fn batches() -> Vec<RecordBatch> {
     let batches = (0..ROWS).step_by(1000).map(|from| {
         // Without order, so that they cannot be squeezed to nothing.
         let ids = (from..from + 1000).map(|id| id.wrapping_mul(2_654_435_761) ^ (id << 40));
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
         RecordBatch::try_new(table().arrow_schema(), vec![ids]).unwrap()
     });
-    source.insert(table(), batches.collect());
+    batches.collect()
+}
+
+async fn load(folder: &Path, start: StartType) -> dms_core::Result<()> {
     let mut settings = FolderSettings::new(format!("file://{}", folder.display()));
     // Two files a partition.
     settings.row_group_rows = 2500;
     settings.max_file_size_bytes = 25_000;
+    let source = MemorySource::default();
+    source.insert(table(), batches());
+    load_from(source, settings, PARTITION_ROWS * 8, start).await
+}
+
+async fn load_from(
+    source: MemorySource,
+    settings: FolderSettings,
+    partition_bytes: i64,
+    start: StartType,
+) -> dms_core::Result<()> {
     let target = FolderTarget::new(FolderStore::open(&settings)?, settings)?;
     let mut settings = TaskSettings::default();
     settings.parallel = 1;
-    settings.partition_bytes = u64::try_from(PARTITION_ROWS * 8).unwrap();
+    settings.partition_bytes = u64::try_from(partition_bytes).unwrap();
     let tables = TableMapping::new().include("shop", "%");
     let task = FullLoad::new(Arc::new(source), Arc::new(target), tables).named("crash");
     let report = task.with_settings(settings).starting(start).run(CancellationToken::new()).await?;
@@ -77,11 +90,40 @@ async fn child() {
     assert_eq!(rows(folder).await.unwrap(), usize::try_from(ROWS).unwrap());
 }
 
+const BLOBS: i64 = 24;
+
+/// The same with a file so large that it reaches the disk in pieces: a blob of 1 MiB a batch.
+#[tokio::test]
+async fn child_of_blobs() {
+    let given = std::env::var_os("DMS_TEST_FOLDER");
+    let own = tempfile::tempdir().unwrap();
+    let folder = given.as_ref().map_or(own.path(), Path::new);
+    let mut table = table();
+    table.columns.push(Column::new("blob", LogicalType::Blob));
+    let batches = (0..BLOBS).map(|id| {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![id]));
+        let blobs: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values([vec![7; 1 << 20]]));
+        RecordBatch::try_new(table.arrow_schema(), vec![ids, blobs]).unwrap()
+    });
+    let source = MemorySource::default();
+    source.insert(table.clone(), batches.collect());
+    let mut settings = FolderSettings::new(format!("file://{}", folder.display()));
+    settings.compression = Compression::None;
+    settings.dictionary = Dictionary::Off;
+    settings.row_group_bytes = 1 << 20;
+    load_from(source, settings, BLOBS << 21, StartType::Resume).await.unwrap();
+    assert_eq!(rows(folder).await.unwrap(), usize::try_from(BLOBS).unwrap());
+}
+
 /// `shell` runs before the program, in its process.
 fn run_child(folder: &Path, fault: Option<&str>, reload: bool, shell: &str) -> Output {
+    run_test("crash::child", folder, fault, reload, shell)
+}
+
+fn run_test(test: &str, folder: &Path, fault: Option<&str>, reload: bool, shell: &str) -> Output {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{shell} exec \"$0\" \"$@\""));
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", "crash::child"]);
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", test]);
     command.env("DMS_TEST_FOLDER", folder).env_remove("DMS_FAULT").env_remove("RUST_BACKTRACE");
     if let Some(fault) = fault {
         command.env("DMS_FAULT", fault);
@@ -178,9 +220,29 @@ async fn unfinished_files_of_a_killed_process_go() {
     let table = folder.path().join("shop/items");
     std::fs::create_dir_all(&table).unwrap();
     std::fs::write(table.join("LOAD00000001.parquet#1"), "the first half").unwrap();
-    std::fs::write(table.join("notes.txt#1"), "of a stranger").unwrap();
+    let strange = ["notes.txt#1", "LOAD1.csv#1"];
+    for name in strange {
+        std::fs::write(table.join(name), "of a stranger").unwrap();
+    }
     load(folder.path(), StartType::Resume).await.unwrap();
     let left = files(&table);
     assert!(!left.contains(&"LOAD00000001.parquet#1".to_owned()), "{left:?}");
-    assert!(left.contains(&"notes.txt#1".to_owned()), "{left:?}");
+    for name in strange {
+        assert!(left.contains(&name.to_owned()), "{name}: {left:?}");
+    }
+}
+
+/// The process dies with a part of a file written; the next one loads it and clears up.
+#[tokio::test]
+async fn a_process_that_dies_within_a_file_leaves_no_part_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let unfinished = || files(folder.path()).iter().filter(|name| name.contains('#')).count();
+    let fault = Some("folder-target-in-file=abort:20");
+    let ended = run_test("crash::child_of_blobs", folder.path(), fault, false, "");
+    assert!(!ended.status.success());
+    assert_eq!(unfinished(), 1, "{:?}", files(folder.path()));
+    assert_eq!(rows(folder.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let ended = run_test("crash::child_of_blobs", folder.path(), None, false, "");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+    assert_eq!(unfinished(), 0, "{:?}", files(folder.path()));
 }
