@@ -1,6 +1,7 @@
 //! Reading the files of a partition.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -11,7 +12,7 @@ use dms_core::endpoint::ReadRequest;
 use dms_core::mapping::rows_in_range;
 use dms_core::schema::TableSchema;
 use dms_core::{Result, ResultExt};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use object_store::ObjectStoreExt;
 
 use crate::error::{convert, corrupt};
@@ -36,11 +37,10 @@ impl Reading {
     /// Reads the files one after the other and sends what was asked for.
     pub(crate) async fn send_all(&self, files: &[DataFile], sender: &BatchSender) -> Result<()> {
         for file in files {
-            self.verify(file).await?;
-            let read = match self.manifest.format {
-                DataFormat::Parquet => self.parquet(file, sender).await,
-                DataFormat::Csv => self.csv(file, sender).await,
-            };
+            // Decoders may panic on damaged bytes. A thread that ends so would end the stream as
+            // if all rows had been sent.
+            let read = AssertUnwindSafe(self.send_file(file, sender)).catch_unwind().await;
+            let read = read.unwrap_or_else(|_| Err(corrupt(&file.path, "cannot be decoded")));
             let Some(rows) = read.context("file", &file.path)? else { return Ok(()) };
             let expected = match self.groups {
                 Some((from, to)) => file.row_groups.get(from..to).unwrap_or_default().iter().sum(),
@@ -52,6 +52,15 @@ impl Reading {
             }
         }
         Ok(())
+    }
+
+    /// Rows read, or `None` if nobody wants more.
+    async fn send_file(&self, file: &DataFile, sender: &BatchSender) -> Result<Option<u64>> {
+        self.verify(file).await?;
+        match self.manifest.format {
+            DataFormat::Parquet => self.parquet(file, sender).await,
+            DataFormat::Csv => self.csv(file, sender).await,
+        }
     }
 
     /// Compares size and checksum with the manifest, once a file and snapshot.
@@ -119,15 +128,18 @@ impl Reading {
         use parquet::arrow::ParquetRecordBatchStreamBuilder;
         use parquet::arrow::ProjectionMask;
 
-        let failed = |error: parquet::errors::ParquetError| {
-            corrupt(&file.path, "is not the Parquet file that was written").with_source(error)
-        };
+        let failed = |error| unreadable(&file.path, error);
         let path = self.source.store.absolute(&file.path);
         let reader = format::parquet::FileReader::new(self.source.store.inner(), path, file.bytes);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed)?;
         let stored = format::parquet::storage_schema(&self.manifest.table);
         if builder.schema().fields().len() != stored.fields().len() {
             return Err(corrupt(&file.path, "has other columns than its manifest"));
+        }
+        let groups = builder.metadata().row_groups().iter();
+        if !groups.map(|group| group.num_rows().unsigned_abs()).eq(file.row_groups.iter().copied())
+        {
+            return Err(corrupt(&file.path, "has other row groups than its manifest"));
         }
         // A range or a filter may look at columns that are not delivered.
         let plain = self.request.filter.is_none()
@@ -216,5 +228,20 @@ impl Reading {
     #[cfg(not(feature = "csv"))]
     async fn csv(&self, _file: &DataFile, _sender: &BatchSender) -> Result<Option<u64>> {
         format::available(DataFormat::Csv).map(|()| None)
+    }
+}
+
+/// Damage, or what the store said while the file was read.
+#[cfg(feature = "parquet")]
+fn unreadable(path: &str, error: parquet::errors::ParquetError) -> dms_core::Error {
+    use parquet::errors::ParquetError;
+    let damaged =
+        |error| corrupt(path, "is not the Parquet file that was written").with_source(error);
+    match error {
+        ParquetError::External(cause) => match cause.downcast::<object_store::Error>() {
+            Ok(error) => convert(*error, &format!("file {path} cannot be read")),
+            Err(cause) => damaged(ParquetError::External(cause)),
+        },
+        error => damaged(error),
     }
 }

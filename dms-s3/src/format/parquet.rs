@@ -10,8 +10,8 @@ use bytes::Bytes;
 use dms_core::schema::TableSchema;
 use dms_core::value::text::{parse_column, write_text};
 use dms_core::{Error, Result};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
@@ -126,8 +126,15 @@ impl FileReader {
 
 impl AsyncFileReader for FileReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        let bytes = async { self.store.get_range(&self.path, range).await };
-        bytes.map_err(|error| ParquetError::External(Box::new(error))).boxed()
+        async move {
+            // A damaged footer points anywhere.
+            if range.start > range.end || range.end > self.size {
+                return Err(ParquetError::EOF("a part of it lies outside the file".to_owned()));
+            }
+            let bytes = self.store.get_range(&self.path, range).await;
+            bytes.map_err(|error| ParquetError::External(Box::new(error)))
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod crash;
+mod damage;
 mod folder;
 #[cfg(feature = "aws")]
 mod s3;

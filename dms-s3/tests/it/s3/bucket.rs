@@ -18,6 +18,8 @@ const PART_BYTES_MIN: usize = 5 << 20;
 /// Where a server can be told to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
+    /// An object, or a part of one, is to be read.
+    Get,
     /// A part of an upload has arrived; nobody hears of it.
     Part,
     /// An upload is to be completed, and is not.

@@ -1,4 +1,4 @@
-//! The server dies in the middle of an upload.
+//! The server dies in the middle of an upload or of a read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,4 +112,27 @@ async fn a_server_that_dies_in_an_upload_leaves_nothing_half() {
     ] {
         dies_at(point, nth).await;
     }
+}
+
+/// A connection that breaks is no damage of the file: the same read may succeed later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_in_a_read_is_not_taken_for_damage() {
+    let bucket = Arc::new(Bucket::default());
+    load(&Server::start(&bucket).await).await.unwrap();
+    // With checksums the whole file comes first; then its end, its footer and its row groups.
+    for (verify, nth) in [(true, 1), (true, 2), (false, 1), (false, 2), (false, 3), (false, 4)] {
+        let server = Server::start(&bucket).await;
+        let mut settings = FolderSettings::default();
+        settings.verify_checksums = verify;
+        let source = FolderSource::new(store(&server), settings);
+        let catalog = source.discover(&Selection::all()).await.unwrap();
+        let snapshot = source.snapshot(&catalog.tables, 1).await.unwrap();
+        bucket.die_at(Point::Get, nth);
+        let request = ReadRequest::whole(Arc::new(catalog.tables[0].clone()));
+        let stream = snapshot.read(request).await.unwrap();
+        let error = stream.try_collect::<Vec<RecordBatch>>().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connection, "{nth}: {error}");
+        assert!(error.is_transient() && error.to_string().contains("LOAD"), "{nth}: {error}");
+    }
+    assert_eq!(read(&Server::start(&bucket).await).await.unwrap().len(), 400);
 }

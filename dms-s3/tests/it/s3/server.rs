@@ -160,6 +160,7 @@ impl S3 for Served {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         self.bucket.check(&input.bucket)?;
+        self.pass(Point::Get).await;
         let object = self.bucket.get(&input.key)?;
         let (bytes, content_range) = Bucket::slice(&object.bytes, input.range)?;
         answer(GetObjectOutput {
