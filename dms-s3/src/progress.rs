@@ -131,16 +131,15 @@ pub(crate) async fn check_load(store: &FolderStore, run: &Run, record: &LoadReco
     Err(Error::new(ErrorKind::Stopped, message).context("table", &record.table.name))
 }
 
-/// Removes the records that any task has of loads of a table, so that nothing counts as loaded
-/// whose files are about to go.
-pub(crate) async fn forget_loads(store: &FolderStore, table: &TableName) -> Result<()> {
+/// The records that any task has of loads of a table: each load's own before its receipts, which
+/// mean nothing without it.
+pub(crate) async fn records_of_loads(store: &FolderStore, table: &TableName) -> Result<Vec<Path>> {
+    let mut records = Vec::new();
     for task in store.folders(&layout::tasks(store)).await? {
-        // The record of a load before its receipts: without it they mean nothing.
-        for object in store.list(&layout::loads_below(&task, table)).await? {
-            store.delete(&object.location).await?;
-        }
+        let listed = store.list(&layout::loads_below(&task, table)).await?;
+        records.extend(listed.into_iter().map(|object| object.location));
     }
-    Ok(())
+    Ok(records)
 }
 
 /// The partitions of a load that are complete, one record each.

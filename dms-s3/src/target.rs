@@ -1,7 +1,7 @@
 //! A folder as a target.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use dms_core::batch::{BatchStream, batch_bytes};
@@ -12,9 +12,11 @@ use dms_core::position::Position;
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result, ResultExt, fault};
 use futures::StreamExt;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 use tokio::sync::Mutex;
 
+use crate::error::corrupt;
 use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::settings::FolderSettings;
 use crate::store::FolderStore;
@@ -151,7 +153,7 @@ impl FolderTarget {
     ///
     /// In this order: what says that the table is complete, what says that partitions are, files.
     /// So a process that dies in between leaves nothing that names a file that is gone.
-    async fn clear(&self, table: &TableName) -> Result<()> {
+    async fn clear(&self, run: &Run, table: &TableName) -> Result<()> {
         let place = layout::data(&self.store, table);
         let data = self.store.list(&place).await?;
         let known = progress::is_known(&self.store, table).await?;
@@ -159,14 +161,50 @@ impl FolderTarget {
         if let Some(object) = data.iter().find(|object| !ours(&object.location)) {
             return Err(foreign(&object.location, table));
         }
-        for manifest in self.store.list(&layout::table_manifests(&self.store, table)).await? {
+        let manifests = self.store.list(&layout::table_manifests(&self.store, table)).await?;
+        let records = progress::records_of_loads(&self.store, table).await?;
+        // A run that has taken over may be writing already: with this check after them, the
+        // listings hold nothing of it.
+        progress::check_epoch(&self.store, run).await?;
+        for manifest in manifests {
             self.store.delete(&manifest.location).await?;
         }
         fault::point("folder-target-prepare")?;
-        progress::forget_loads(&self.store, table).await?;
+        for record in records {
+            self.store.delete(&record).await?;
+        }
         fault::point("folder-target-prepare")?;
         for object in data {
             self.store.delete(&object.location).await?;
+        }
+        self.store.sweep(&place, layout::is_file_name).await
+    }
+
+    /// Removes files of runs that were killed or fenced, and makes sure that those of the manifest
+    /// are there.
+    async fn tidy(&self, run: &Run, record: &LoadRecord, manifest: &Manifest) -> Result<()> {
+        let place = layout::data(&self.store, &manifest.table.name);
+        let mut listed: BTreeMap<String, ObjectMeta> = BTreeMap::new();
+        for object in self.store.list(&place).await? {
+            listed.insert(self.store.relative(&object.location), object);
+        }
+        // Another run or task may be writing the table already: with this check after it, the
+        // listing holds nothing of theirs.
+        progress::check_load(&self.store, run, record).await?;
+        for file in &manifest.files {
+            match listed.remove(&file.path) {
+                Some(object) if object.size == file.bytes => {}
+                Some(object) => {
+                    let what = format!("has {} bytes of {}", object.size, file.bytes);
+                    return Err(corrupt(&file.path, &what));
+                }
+                None => return Err(corrupt(&file.path, "is gone")),
+            }
+        }
+        for left in listed.into_values() {
+            if left.location.filename().is_some_and(layout::is_file_name) {
+                self.store.delete(&left.location).await?;
+            }
         }
         self.store.sweep(&place, layout::is_file_name).await
     }
@@ -223,7 +261,7 @@ impl Target for FolderTarget {
             )
             .context("table", &table.name));
         }
-        self.clear(&table.name).await?;
+        self.clear(run, &table.name).await?;
         fault::point("folder-target-prepare")?;
         let load = progress::claim_generation(&self.store, &run.task, &table.name).await?;
         let key = (run.task.clone(), run.epoch, table.name.clone());
@@ -311,15 +349,7 @@ impl Target for FolderTarget {
             position: record.position.clone(),
             files: complete.into_iter().flat_map(|held| held.files).collect(),
         };
-        // Files of runs that were killed or fenced.
-        for object in self.store.list(&layout::data(&self.store, &table.name)).await? {
-            let relative = self.store.relative(&object.location);
-            let left = layout::is_file_name(object.location.filename().unwrap_or_default());
-            if left && !manifest.files.iter().any(|file| file.path == relative) {
-                self.store.delete(&object.location).await?;
-            }
-        }
-        self.store.sweep(&layout::data(&self.store, &table.name), layout::is_file_name).await?;
+        self.tidy(run, &record, &manifest).await.context("table", &table.name)?;
         fault::point("folder-target-before-manifest")?;
         progress::check_load(&self.store, run, &record).await?;
         let path = layout::manifest(&self.store, &table.name, record.load);

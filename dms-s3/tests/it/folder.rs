@@ -96,6 +96,28 @@ async fn files_that_no_receipt_names_go_when_the_table_is_finished() {
 }
 
 #[tokio::test]
+async fn a_table_whose_files_are_gone_is_not_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = FolderTarget::open(&url(folder.path())).unwrap();
+    let run = begin(&target, "first", TablePrepMode::DropAndCreate).await.unwrap();
+    load(&target, &run).await;
+    let path = data_file(folder.path());
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..100]).unwrap();
+    let cut = target.finish(&run, &table()).await.unwrap_err();
+    fs::remove_file(&path).unwrap();
+    let gone = target.finish(&run, &table()).await.unwrap_err();
+    for (error, says) in [(cut, "100 bytes"), (gone, "gone")] {
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains(says) && error.to_string().contains("LOAD"), "{error}");
+    }
+    assert_eq!(read(folder.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    fs::write(&path, &whole).unwrap();
+    target.finish(&run, &table()).await.unwrap();
+    assert_eq!(read(folder.path()).await.unwrap(), 1000);
+}
+
+#[tokio::test]
 async fn strangers_files_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let strange = folder.path().join("shop/items/notes.txt");

@@ -2,12 +2,13 @@
 //! multipart uploads and listings.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use s3s::dto::{CommonPrefix, ETag, Object as Listed, Range, Timestamp};
 use s3s::{S3Result, s3_error};
+use tokio::sync::Notify;
 
 pub(crate) const BUCKET: &str = "lake";
 /// The most keys of a page of a listing, so few that tests see several pages.
@@ -60,6 +61,14 @@ struct State {
     requests: u64,
     death: Option<(Point, u32)>,
     quirk: Option<Quirk>,
+    pause: Option<(String, Pause)>,
+}
+
+/// A listing that waits; see [`Bucket::pause_at`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pause {
+    pub(crate) reached: Arc<Notify>,
+    pub(crate) go_on: Arc<Notify>,
 }
 
 /// A bucket; it outlives its servers.
@@ -96,6 +105,18 @@ impl Bucket {
             }
             _ => false,
         }
+    }
+
+    /// Lets the next listing of `prefix` wait before it looks.
+    pub(crate) fn pause_at(&self, prefix: &str) -> Pause {
+        let pause = Pause::default();
+        self.state().pause = Some((prefix.to_owned(), pause.clone()));
+        pause
+    }
+
+    /// What a listing of `prefix` has to wait for.
+    pub(crate) fn pause(&self, prefix: &str) -> Option<Pause> {
+        self.state().pause.take_if(|(at, _)| at == prefix).map(|(_, pause)| pause)
     }
 
     pub(crate) fn keys(&self) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod death;
+mod race;
 mod server;
 
 use std::error::Error as _;

@@ -1,0 +1,92 @@
+//! Two runs in one place, interleaved at the requests where it hurts.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use dms_core::ErrorKind;
+use dms_core::batch::BatchStream;
+use dms_core::endpoint::{Partition, ReadRequest, Run, Source, TablePrepMode, Target};
+use dms_core::mapping::Selection;
+use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
+use futures::TryStreamExt;
+use object_store::path::Path;
+
+use super::bucket::Bucket;
+use super::server::Server;
+use super::table;
+
+fn store(server: &Server) -> FolderStore {
+    FolderStore::with_store(Arc::new(server.client().build().unwrap()), Path::from("raw"))
+}
+
+fn target(server: &Server) -> Arc<FolderTarget> {
+    Arc::new(FolderTarget::new(store(server), FolderSettings::default()).unwrap())
+}
+
+async fn prepare(target: &FolderTarget, run: &Run) -> dms_core::Result<()> {
+    let whole = [Partition::whole()];
+    target.prepare(run, &table(), TablePrepMode::DropAndCreate, &whole, None).await
+}
+
+async fn load(target: &FolderTarget, run: &Run, rows: i64) {
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    let batch = RecordBatch::try_new(table().arrow_schema(), vec![ids]).unwrap();
+    let stream = BatchStream::from_batches(table().arrow_schema(), vec![batch]);
+    target.load(run, &table(), &Partition::whole(), None, stream).await.unwrap();
+}
+
+async fn rows(server: &Server) -> usize {
+    let source = FolderSource::new(store(server), FolderSettings::default());
+    let catalog = source.discover(&Selection::all()).await.unwrap();
+    let snapshot = source.snapshot(&catalog.tables, 1).await.unwrap();
+    let request = ReadRequest::whole(Arc::new(catalog.tables[0].clone()));
+    let batches: Vec<RecordBatch> =
+        snapshot.read(request).await.unwrap().try_collect().await.unwrap();
+    batches.iter().map(RecordBatch::num_rows).sum()
+}
+
+/// A task is about to remove what its manifest does not name, when another begins the table anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finishing_task_removes_nothing_of_the_next() {
+    let bucket = Arc::new(Bucket::default());
+    let server = Server::start(&bucket).await;
+    let (older, newer) = (target(&server), target(&server));
+    let first = older.begin("first").await.unwrap().run;
+    prepare(&older, &first).await.unwrap();
+    load(&older, &first, 10).await;
+    let pause = bucket.pause_at("raw/shop/items/");
+    let finishing = tokio::spawn({
+        let older = Arc::clone(&older);
+        async move { older.finish(&first, &table()).await }
+    });
+    pause.reached.notified().await;
+    let second = newer.begin("second").await.unwrap().run;
+    prepare(&newer, &second).await.unwrap();
+    load(&newer, &second, 20).await;
+    pause.go_on.notify_one();
+    assert_eq!(finishing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
+    newer.finish(&second, &table()).await.unwrap();
+    assert_eq!(rows(&server).await, 20);
+}
+
+/// A run is about to clear the table, when the next run of its task takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preparing_run_removes_nothing_of_the_next() {
+    let bucket = Arc::new(Bucket::default());
+    let server = Server::start(&bucket).await;
+    let (older, newer) = (target(&server), target(&server));
+    let first = older.begin("task").await.unwrap().run;
+    let pause = bucket.pause_at("raw/shop/items/");
+    let preparing = tokio::spawn({
+        let older = Arc::clone(&older);
+        async move { prepare(&older, &first).await }
+    });
+    pause.reached.notified().await;
+    let second = newer.begin("task").await.unwrap().run;
+    prepare(&newer, &second).await.unwrap();
+    load(&newer, &second, 20).await;
+    pause.go_on.notify_one();
+    assert_eq!(preparing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
+    newer.finish(&second, &table()).await.unwrap();
+    assert_eq!(rows(&server).await, 20);
+}
