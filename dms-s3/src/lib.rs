@@ -13,6 +13,11 @@
 //! goes by manifests, as [`FolderSource`] does; a reader that lists the folder instead may see
 //! files of a load under way or given up.
 //!
+//! A process that dies in an upload leaves its parts in an object store, where nobody sees them and
+//! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads.
+//! A store must refuse to create what is there (`If-None-Match: *` of S3), and one that does not is
+//! itself refused.
+//!
 //! | URL | cargo feature |
 //! |---|---|
 //! | `file:///folder`, `memory:///` | |

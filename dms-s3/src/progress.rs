@@ -6,6 +6,7 @@ use std::time::Duration;
 use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
+use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::layout;
@@ -54,6 +55,10 @@ async fn claim(store: &FolderStore, place: &Path, task: &str) -> Result<u64> {
     .transient())
 }
 
+fn begins(object: &ObjectMeta, prefix: &str) -> bool {
+    object.location.filename().is_some_and(|name| name.starts_with(prefix))
+}
+
 /// Claims the task and reads what is there of it.
 pub(crate) async fn begin(store: &FolderStore, task: &str) -> Result<TaskProgress> {
     let epoch = claim(store, &layout::epochs(store, task), task).await?;
@@ -93,12 +98,11 @@ pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
 /// The newest load of each table of a task.
 async fn load_records(store: &FolderStore, task: &str) -> Result<Vec<LoadRecord>> {
     let mut newest: BTreeMap<TableName, LoadRecord> = BTreeMap::new();
-    for object in store.list(&layout::loads(store, task)).await? {
-        if object.location.filename().is_some_and(|name| name.starts_with("load-")) {
-            let record: LoadRecord = store.get(&object.location).await?;
-            // In the order of paths, so that the highest load comes last.
-            newest.insert(record.table.name.clone(), record);
-        }
+    let mut listed = store.list(&layout::loads(store, task)).await?;
+    listed.retain(|object| begins(object, "load-"));
+    for record in store.get_all::<LoadRecord>(listed).await? {
+        // In the order of paths, so that the highest load comes last.
+        newest.insert(record.table.name.clone(), record);
     }
     Ok(newest.into_values().collect())
 }
@@ -110,11 +114,7 @@ pub(crate) async fn load_record(
     table: &TableName,
 ) -> Result<LoadRecord> {
     let listed = store.list(&layout::table_loads(store, task, table)).await?;
-    let newest = listed
-        .iter()
-        .rev()
-        .find(|object| object.location.filename().is_some_and(|name| name.starts_with("load-")));
-    match newest {
+    match listed.iter().rev().find(|object| begins(object, "load-")) {
         Some(object) => store.get(&object.location).await,
         None => Err(Error::schema("the table was not prepared").context("table", table)),
     }
@@ -169,12 +169,11 @@ async fn records(
     prefix: &str,
 ) -> Result<Vec<PartitionRecord>> {
     let mut records: BTreeMap<u32, PartitionRecord> = BTreeMap::new();
-    for object in store.list(&layout::table_loads(store, task, &record.table.name)).await? {
-        if object.location.filename().is_some_and(|name| name.starts_with(prefix)) {
-            let found: PartitionRecord = store.get(&object.location).await?;
-            // A run that was fenced may have left a second one: the first counts.
-            records.entry(found.receipt.partition).or_insert(found);
-        }
+    let mut listed = store.list(&layout::table_loads(store, task, &record.table.name)).await?;
+    listed.retain(|object| begins(object, prefix));
+    for found in store.get_all::<PartitionRecord>(listed).await? {
+        // A run that was fenced may have left a second one: the first counts.
+        records.entry(found.receipt.partition).or_insert(found);
     }
     Ok(records.into_values().collect())
 }

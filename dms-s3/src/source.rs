@@ -46,8 +46,7 @@ impl FolderSource {
     async fn manifests(&self) -> Result<BTreeMap<TableName, Manifest>> {
         let listed = self.store.list(&layout::manifests(&self.store)).await?;
         let mut manifests = BTreeMap::new();
-        for object in listed {
-            let manifest: Manifest = self.store.get(&object.location).await?;
+        for manifest in self.store.get_all::<Manifest>(listed).await? {
             // In the order of paths, so that the highest load comes last.
             manifests.insert(manifest.table.name.clone(), manifest);
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use dms_core::endpoint::{EndpointInfo, EndpointSettings};
 use dms_core::{Error, ErrorKind, Result};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::Serialize;
@@ -19,6 +19,9 @@ use serde::de::DeserializeOwned;
 use crate::ENGINE;
 use crate::error::convert;
 use crate::settings::FolderSettings;
+
+/// Small objects read at once: a store far away takes long for each.
+const READS_AT_ONCE: usize = 16;
 
 /// An object store and a prefix in it.
 #[derive(Clone)]
@@ -244,6 +247,23 @@ impl FolderStore {
             )
             .with_source(error)
         })
+    }
+
+    /// Reads small objects of a listing, several at once, and keeps their order. Those that are
+    /// gone since are left out: whoever removed them has taken back what they said.
+    pub(crate) async fn get_all<T: DeserializeOwned + Send>(
+        &self,
+        listed: Vec<ObjectMeta>,
+    ) -> Result<Vec<T>> {
+        let reads = futures::stream::iter(listed).map(|object| async move {
+            match self.get(&object.location).await {
+                Ok(value) => Ok(Some(value)),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let read: Vec<Option<T>> = reads.buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     async fn read(&self, path: &Path) -> Result<Bytes> {

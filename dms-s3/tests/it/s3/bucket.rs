@@ -67,8 +67,17 @@ struct State {
 /// A listing that waits; see [`Bucket::pause_at`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pause {
+    /// After it has looked.
+    pub(crate) late: bool,
     pub(crate) reached: Arc<Notify>,
     pub(crate) go_on: Arc<Notify>,
+}
+
+impl Pause {
+    pub(crate) async fn wait(&self) {
+        self.reached.notify_one();
+        self.go_on.notified().await;
+    }
 }
 
 /// A bucket; it outlives its servers.
@@ -107,9 +116,9 @@ impl Bucket {
         }
     }
 
-    /// Lets the next listing of `prefix` wait before it looks.
-    pub(crate) fn pause_at(&self, prefix: &str) -> Pause {
-        let pause = Pause::default();
+    /// Lets the next listing of `prefix` wait, before or after it has looked.
+    pub(crate) fn pause_at(&self, prefix: &str, late: bool) -> Pause {
+        let pause = Pause { late, ..Pause::default() };
         self.state().pause = Some((prefix.to_owned(), pause.clone()));
         pause
     }

@@ -54,7 +54,7 @@ async fn a_finishing_task_removes_nothing_of_the_next() {
     let first = older.begin("first").await.unwrap().run;
     prepare(&older, &first).await.unwrap();
     load(&older, &first, 10).await;
-    let pause = bucket.pause_at("raw/shop/items/");
+    let pause = bucket.pause_at("raw/shop/items/", false);
     let finishing = tokio::spawn({
         let older = Arc::clone(&older);
         async move { older.finish(&first, &table()).await }
@@ -76,7 +76,7 @@ async fn a_preparing_run_removes_nothing_of_the_next() {
     let server = Server::start(&bucket).await;
     let (older, newer) = (target(&server), target(&server));
     let first = older.begin("task").await.unwrap().run;
-    let pause = bucket.pause_at("raw/shop/items/");
+    let pause = bucket.pause_at("raw/shop/items/", false);
     let preparing = tokio::spawn({
         let older = Arc::clone(&older);
         async move { prepare(&older, &first).await }
@@ -89,4 +89,25 @@ async fn a_preparing_run_removes_nothing_of_the_next() {
     assert_eq!(preparing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
     newer.finish(&second, &table()).await.unwrap();
     assert_eq!(rows(&server).await, 20);
+}
+
+/// A table is loaded anew while a reader looks around.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_goes_is_not_there_for_a_reader() {
+    let bucket = Arc::new(Bucket::default());
+    let server = Server::start(&bucket).await;
+    let target = target(&server);
+    let run = target.begin("task").await.unwrap().run;
+    prepare(&target, &run).await.unwrap();
+    load(&target, &run, 10).await;
+    target.finish(&run, &table()).await.unwrap();
+    let pause = bucket.pause_at("raw/_dms/tables/", true);
+    let source = FolderSource::new(store(&server), FolderSettings::default());
+    let looking = tokio::spawn(async move { source.discover(&Selection::all()).await });
+    pause.reached.notified().await;
+    prepare(&target, &run).await.unwrap();
+    pause.go_on.notify_one();
+    let error = looking.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("no manifest"), "{error}");
 }

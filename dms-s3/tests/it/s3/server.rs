@@ -225,13 +225,16 @@ impl S3 for Served {
         let input = request.input;
         self.bucket.check(&input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
-        if let Some(pause) = self.bucket.pause(&prefix) {
-            pause.reached.notify_one();
-            pause.go_on.notified().await;
+        let pause = self.bucket.pause(&prefix);
+        if let Some(pause) = pause.as_ref().filter(|pause| !pause.late) {
+            pause.wait().await;
         }
         let after = input.continuation_token.clone().or(input.start_after).unwrap_or_default();
         let (contents, prefixes, next) =
             self.bucket.list(&prefix, input.delimiter.as_deref(), &after);
+        if let Some(pause) = pause.filter(|pause| pause.late) {
+            pause.wait().await;
+        }
         answer(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: input.prefix,
