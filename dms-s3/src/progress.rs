@@ -6,12 +6,13 @@ use std::time::Duration;
 use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::layout;
 use crate::manifest::{Claim, LoadRecord, Manifest, PartitionRecord, VERSION};
-use crate::store::FolderStore;
+use crate::store::{FolderStore, READS_AT_ONCE};
 
 /// The newest claim in a place; 0 before the first.
 async fn newest_claim(store: &FolderStore, place: &Path) -> Result<u64> {
@@ -62,11 +63,12 @@ fn begins(object: &ObjectMeta, prefix: &str) -> bool {
 /// Claims the task and reads what is there of it.
 pub(crate) async fn begin(store: &FolderStore, task: &str) -> Result<TaskProgress> {
     let epoch = claim(store, &layout::epochs(store, task), task).await?;
-    let mut tables = BTreeMap::new();
-    for record in load_records(store, task).await? {
+    let records = load_records(store, task).await?;
+    let tables = futures::stream::iter(records).map(|record| async move {
         let progress = table_progress(store, task, &record).await?;
-        tables.insert(record.table.name, progress);
-    }
+        Ok::<_, Error>((record.table.name, progress))
+    });
+    let tables = tables.buffered(READS_AT_ONCE).try_collect().await?;
     Ok(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables })
 }
 
@@ -195,9 +197,6 @@ async fn table_progress(
 
 /// The manifest of a table, if it is complete.
 pub(crate) async fn manifest(store: &FolderStore, table: &TableName) -> Result<Option<Manifest>> {
-    let listed = store.list(&layout::table_manifests(store, table)).await?;
-    match listed.last() {
-        Some(newest) => store.get(&newest.location).await.map(Some),
-        None => Ok(None),
-    }
+    let newest = store.list(&layout::table_manifests(store, table)).await?.pop();
+    Ok(store.get_all(newest.into_iter().collect()).await?.pop())
 }

@@ -21,7 +21,7 @@ use crate::error::convert;
 use crate::settings::FolderSettings;
 
 /// Small objects read at once: a store far away takes long for each.
-const READS_AT_ONCE: usize = 16;
+pub(crate) const READS_AT_ONCE: usize = 16;
 
 /// An object store and a prefix in it.
 #[derive(Clone)]

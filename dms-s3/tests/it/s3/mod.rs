@@ -31,6 +31,9 @@ async fn conforms(settings: FolderSettings) {
     let store = Arc::new(server.client().build().unwrap());
     run(&Store { store, prefix: Path::from("deep/prefix"), settings }).await;
     assert!(bucket.keys().iter().all(|key| key.starts_with("deep/prefix/")));
+    // What one table does concerns no other, whatever the names.
+    let first = "deep/prefix/_dms/tables/shop/awkward_0_".to_owned();
+    assert!(bucket.keys().iter().any(|key| key.starts_with(&first)), "{:?}", bucket.keys());
     assert!(bucket.requests() > 1000, "all of it went over the wire");
 }
 
