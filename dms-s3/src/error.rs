@@ -78,11 +78,26 @@ fn of_connection(_error: &(dyn StdError + 'static)) -> Option<Verdict> {
     None
 }
 
+/// Where machines of AWS, Google and Azure offer credentials to programs that run on them.
+const CREDENTIALS_OF_MACHINES: [&str; 3] =
+    ["/latest/api/token", "/computeMetadata/", "/metadata/identity/"];
+
 /// What a server's answer means. The store tells it in full only for requests of one object; of a
 /// listing, which is the first request of all, it leaves a text. The tests over HTTP hold this text.
 fn of_answer(text: &str) -> Option<Verdict> {
     if text.starts_with("Received redirect without LOCATION") {
         return Some((ErrorKind::Settings, "; check the region and the endpoint", false));
+    }
+    // Without credentials the store asks the machine it runs on for some.
+    if text.starts_with("Error performing")
+        && CREDENTIALS_OF_MACHINES.iter().any(|place| text.contains(place))
+    {
+        return Some((
+            ErrorKind::Denied,
+            "; no credentials were given and this machine offers none: set them as options \
+             (access-key-id, secret-access-key) or in the environment",
+            false,
+        ));
     }
     // One of many deletions, in an answer that is no error by itself.
     if text.starts_with("DeleteObjects request failed") && text.contains("(code: AccessDenied)") {

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use dms_core::ErrorKind;
 use dms_core::conformance::run;
-use dms_core::endpoint::{EndpointSettings, Registry};
+use dms_core::endpoint::{EndpointSettings, Registry, Target};
 use dms_core::full_load::FullLoad;
 use dms_core::mapping::{Selection, TableMapping};
 use dms_core::memory::{MemorySource, MemoryTarget};
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
-use dms_s3::{CONNECTORS, DataFormat, FolderSettings};
+use dms_s3::{CONNECTORS, DataFormat, FolderSettings, FolderSource, FolderStore, FolderTarget};
 use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
@@ -124,11 +124,25 @@ async fn a_wrong_secret_is_denied_and_not_repeated() {
     let registry = Registry::new(CONNECTORS.iter().copied());
     said += &format!("{:?}", registry.target(&endpoint).await.unwrap().info());
     let settings = FolderSettings::from_endpoint(&endpoint).unwrap();
-    let store = dms_s3::FolderStore::open(&settings).unwrap();
+    let store = FolderStore::open(&settings).unwrap();
     said += &format!("{endpoint:?} {settings:?} {store:?}");
-    said += &format!("{:?}", dms_s3::FolderTarget::new(store.clone(), settings.clone()).unwrap());
-    said += &format!("{:?}", dms_s3::FolderSource::new(store, settings));
+    said += &format!("{:?}", FolderTarget::new(store.clone(), settings.clone()).unwrap());
+    said += &format!("{:?}", FolderSource::new(store, settings));
     assert!(!said.contains(WRONG), "{said}");
+}
+
+/// A machine that offers no credentials, which is where a store looks that was given none.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_credentials_are_told() {
+    let server = Server::start(&Arc::default()).await;
+    // Nobody listens at the port of a server that is gone.
+    let nobody = Server::start(&Arc::default()).await.url();
+    let client = server.client_without_credentials().with_metadata_endpoint(nobody);
+    let store = FolderStore::with_store(Arc::new(client.build().unwrap()), Path::default());
+    let target = FolderTarget::new(store, FolderSettings::default()).unwrap();
+    let error = target.check().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("no credentials were given"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

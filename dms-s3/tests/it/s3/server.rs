@@ -68,6 +68,10 @@ impl Server {
 
     /// A client that does not wait long for a server that is dead.
     pub(crate) fn client(&self) -> AmazonS3Builder {
+        self.client_without_credentials().with_access_key_id(KEY).with_secret_access_key(SECRET)
+    }
+
+    pub(crate) fn client_without_credentials(&self) -> AmazonS3Builder {
         let backoff = BackoffConfig {
             init_backoff: Duration::from_millis(1),
             max_backoff: Duration::from_millis(10),
@@ -79,8 +83,6 @@ impl Server {
             .with_region("us-east-1")
             .with_endpoint(self.url())
             .with_allow_http(true)
-            .with_access_key_id(KEY)
-            .with_secret_access_key(SECRET)
             .with_retry(retry)
     }
 
