@@ -106,7 +106,7 @@ const PERMIT_BYTES: usize = 1024;
 ///
 /// The sender works from a plain thread ([`BatchSender::blocking_send`]) and from a task
 /// ([`BatchSender::send`]). When the stream is dropped, the next send says so; when the sender is
-/// dropped, the stream ends.
+/// dropped, the stream ends; with an error if it is dropped by a panic, which is no end of the rows.
 #[must_use]
 pub fn channel(schema: SchemaRef, bytes: usize) -> (BatchSender, BatchStream) {
     let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES).max(1)).unwrap_or(u32::MAX);
@@ -127,6 +127,15 @@ struct CloseOnDrop(Arc<Semaphore>);
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+impl Drop for BatchSender {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::unexpected("the reader of the rows panicked; this is a bug");
+            let _ = self.sender.send((Err(error), None));
+        }
     }
 }
 
@@ -207,6 +216,20 @@ mod tests {
         assert!(futures::poll!(&mut third).is_pending());
         drop(stream);
         assert_eq!(third.await, Err(ReceiverGone));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panics_is_no_end_of_rows() {
+        let one = batch(10);
+        let (sender, mut stream) = channel(one.schema(), 1024);
+        let reader = std::thread::spawn(move || {
+            sender.blocking_send(one).unwrap();
+            panic!("as a decoder might");
+        });
+        assert!(reader.join().is_err());
+        assert!(stream.next().await.unwrap().is_ok());
+        assert!(stream.next().await.unwrap().is_err());
+        assert!(stream.next().await.is_none());
     }
 
     #[tokio::test]
