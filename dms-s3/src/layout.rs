@@ -2,7 +2,7 @@
 
 use dms_core::endpoint::Partition;
 use dms_core::schema::TableName;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 
 use crate::settings::DataFormat;
 use crate::store::FolderStore;
@@ -31,25 +31,47 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     })
 }
 
+/// The folder of what is ours.
+const OURS: &str = "_dms";
+
+/// A place below another, by a name of the user's. No two names make one place: a part of a path
+/// cannot be empty, and a schema may be called as our folder is, where case may not count. What
+/// stands for them comes from no other name, as `%` is encoded in names.
+fn below(place: Path, name: &str) -> Path {
+    let instead = match name {
+        "" => "%".to_owned(),
+        name if name.eq_ignore_ascii_case(OURS) => name.replacen('_', "%5F", 1),
+        name => return place.join(name),
+    };
+    Path::from_iter(place.parts().chain(PathPart::parse(&instead).ok()))
+}
+
+fn table_below(place: Path, table: &TableName) -> Path {
+    below(below(place, &table.schema), &table.name)
+}
+
 /// Where a table's data stands.
 pub(crate) fn data(store: &FolderStore, table: &TableName) -> Path {
-    store.path([table.schema.as_str(), table.name.as_str()])
+    table_below(store.path([]), table)
 }
 
 /// Where a partition's data stands; a named one has a folder of its own.
 pub(crate) fn partition(store: &FolderStore, table: &TableName, partition: &Partition) -> Path {
     let data = data(store, table);
-    partition.name.as_ref().map_or(data.clone(), |name| data.join(name.as_str()))
+    match &partition.name {
+        Some(name) => below(data, name),
+        None => data,
+    }
 }
 
 /// Where the manifests of all tables stand.
 pub(crate) fn manifests(store: &FolderStore) -> Path {
-    store.path(["_dms", "tables"])
+    store.path([OURS, "tables"])
 }
 
 /// Where a table's manifests stand.
 pub(crate) fn table_manifests(store: &FolderStore, table: &TableName) -> Path {
-    manifests(store).join(table.schema.as_str()).join(table.name.as_str())
+    table_below(manifests(store), table)
 }
 
 /// A table's manifest of one load; of several the one of the highest load counts.
@@ -60,12 +82,12 @@ pub(crate) fn manifest(store: &FolderStore, table: &TableName, load: u64) -> Pat
 /// Where the claims on a table's file names stand. Each claim, created and never given twice, is a
 /// generation: of files one process writes, and of a load of the table.
 pub(crate) fn generations(store: &FolderStore, table: &TableName) -> Path {
-    store.path(["_dms", "generations", table.schema.as_str(), table.name.as_str()])
+    table_below(store.path([OURS, "generations"]), table)
 }
 
 /// Where the claims on a task stand.
 pub(crate) fn epochs(store: &FolderStore, task: &str) -> Path {
-    store.path(["_dms", "tasks", task, "epochs"])
+    below(tasks(store), task).join("epochs")
 }
 
 /// One claim of those in a place.
@@ -80,22 +102,22 @@ pub(crate) fn claim_number(claim: &Path) -> Option<u64> {
 
 /// Where the tasks stand.
 pub(crate) fn tasks(store: &FolderStore) -> Path {
-    store.path(["_dms", "tasks"])
+    store.path([OURS, "tasks"])
 }
 
 /// Where a task's progress stands, of all tables.
 pub(crate) fn loads(store: &FolderStore, task: &str) -> Path {
-    store.path(["_dms", "tasks", task, "loads"])
+    below(tasks(store), task).join("loads")
 }
 
 /// Where a task's progress with one table stands.
 pub(crate) fn table_loads(store: &FolderStore, task: &str, table: &TableName) -> Path {
-    loads(store, task).join(table.schema.as_str()).join(table.name.as_str())
+    table_below(loads(store, task), table)
 }
 
 /// The same below the place of a task whose name is not at hand.
 pub(crate) fn loads_below(task: &Path, table: &TableName) -> Path {
-    task.clone().join("loads").join(table.schema.as_str()).join(table.name.as_str())
+    table_below(task.clone().join("loads"), table)
 }
 
 /// The record that a load of a table began.

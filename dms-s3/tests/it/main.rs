@@ -5,5 +5,6 @@ mod conformance;
 mod crash;
 mod damage;
 mod folder;
+mod names;
 #[cfg(feature = "aws")]
 mod s3;
