@@ -70,6 +70,7 @@ impl FolderStore {
         let url = url::Url::parse(&settings.url).map_err(|error| {
             Error::settings(format!("{address} is not a url")).with_source(error)
         })?;
+        check_parts(&url, &address)?;
         let prefix = Path::from_url_path(url.path()).map_err(|error| {
             Error::settings(format!("{address} has a path that no store takes")).with_source(error)
         })?;
@@ -278,6 +279,33 @@ impl FolderStore {
             Err(error) => Err(convert(error, &format!("{path} cannot be removed"))),
         }
     }
+}
+
+/// Refuses a URL of which the stores would ignore a part, and so use another place than is meant.
+fn check_parts(url: &url::Url, address: &str) -> Result<()> {
+    let wrong = |hint: &str| Err(Error::settings(format!("{address}: {hint}")));
+    if url.fragment().is_some() {
+        return wrong("write # in a path as %23");
+    }
+    if url.query().is_some() {
+        return wrong("write ? in a path as %3F; what the store needs to know goes into options");
+    }
+    // Of Azure's URLs they are the container and the account.
+    if matches!(url.scheme(), "s3" | "s3a" | "gs") {
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong(
+                "a url takes no credentials; give them as options (for S3 access-key-id and \
+                 secret-access-key) or in the environment",
+            );
+        }
+        if url.port().is_some() {
+            return wrong(
+                "behind the scheme stands a bucket, which has no port; give the address of the \
+                 store as option endpoint",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn sweep(folder: &std::path::Path, ours: fn(&str) -> bool) -> io::Result<()> {

@@ -79,3 +79,23 @@ async fn tables_of_any_name_come_back_from_a_store() {
     let store = Arc::new(object_store::memory::InMemory::new());
     every_table_comes_back(FolderStore::with_store(store, Path::from("deep"))).await;
 }
+
+/// What stands behind `#` or `?` would be dropped, and data be written somewhere else.
+#[cfg(feature = "aws")]
+#[test]
+fn a_url_of_which_a_part_would_be_ignored_is_refused() {
+    for (url, says) in [
+        ("s3://lake/raw#1/x", "%23"),
+        ("s3://lake/raw?1/x", "%3F"),
+        ("s3://lake/raw?region=eu-west-1", "options"),
+        ("s3://key:hidden@lake/raw", "access-key-id"),
+        ("s3://localhost:9000/lake", "endpoint"),
+        ("memory:///raw#1", "%23"),
+    ] {
+        let error = FolderTarget::open(url).unwrap_err();
+        assert_eq!(error.kind(), dms_core::ErrorKind::Settings, "{url}: {error}");
+        assert!(error.to_string().contains(says), "{url}: {error}");
+        assert!(!format!("{error} {error:?}").contains("hidden"), "{error}");
+    }
+    assert!(FolderTarget::open("s3://lake/raw%231/x").is_ok());
+}
