@@ -79,6 +79,13 @@ pub(crate) fn manifest(store: &FolderStore, table: &TableName, load: u64) -> Pat
     table_manifests(store, table).join(format!("manifest-{load:010}.json"))
 }
 
+/// Whether an object is a table's manifest, and not what some other program has put beside it.
+pub(crate) fn is_manifest(object: &Path) -> bool {
+    let name = object.filename().and_then(|name| name.strip_prefix("manifest-"));
+    name.and_then(|name| name.strip_suffix(".json"))
+        .is_some_and(|load| load.len() >= 10 && load.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Where the claims on a table's file names stand. Each claim, created and never given twice, is a
 /// generation: of files one process writes, and of a load of the table.
 pub(crate) fn generations(store: &FolderStore, table: &TableName) -> Path {

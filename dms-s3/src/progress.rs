@@ -197,6 +197,8 @@ async fn table_progress(
 
 /// The manifest of a table, if it is complete.
 pub(crate) async fn manifest(store: &FolderStore, table: &TableName) -> Result<Option<Manifest>> {
-    let newest = store.list(&layout::table_manifests(store, table)).await?.pop();
+    let mut listed = store.list(&layout::table_manifests(store, table)).await?;
+    listed.retain(|object| layout::is_manifest(&object.location));
+    let newest = listed.pop();
     Ok(store.get_all(newest.into_iter().collect()).await?.pop())
 }

@@ -44,7 +44,8 @@ impl FolderSource {
 
     /// The newest manifest of each table.
     async fn manifests(&self) -> Result<BTreeMap<TableName, Manifest>> {
-        let listed = self.store.list(&layout::manifests(&self.store)).await?;
+        let mut listed = self.store.list(&layout::manifests(&self.store)).await?;
+        listed.retain(|object| layout::is_manifest(&object.location));
         let mut manifests = BTreeMap::new();
         for manifest in self.store.get_all::<Manifest>(listed).await? {
             // In the order of paths, so that the highest load comes last.
@@ -116,10 +117,24 @@ struct FolderSnapshot {
 }
 
 impl FolderSnapshot {
-    fn manifest(&self, table: &TableName) -> Result<&Manifest> {
-        self.manifests
-            .get(table)
-            .ok_or_else(|| Error::schema("the table is gone").context("table", table))
+    /// The manifest of a table that is still the one which was discovered.
+    fn manifest(&self, table: &TableSchema) -> Result<&Manifest> {
+        let changed = |what: &str| Err(Error::schema(what).context("table", &table.name));
+        let Some(manifest) = self.manifests.get(&table.name) else {
+            return changed("the table is gone");
+        };
+        // Columns are told apart by their places alone from here on.
+        let form = |table: &TableSchema| -> Vec<_> {
+            let columns = table.columns.iter();
+            columns.map(|c| (c.name.clone(), c.logical_type.clone(), c.nullable)).collect()
+        };
+        if form(&manifest.table) != form(table) {
+            return changed(
+                "the table was written anew with other columns since it was discovered; run the \
+                 task again",
+            );
+        }
+        Ok(manifest)
     }
 }
 
@@ -197,7 +212,7 @@ impl Snapshot for FolderSnapshot {
         table: &TableSchema,
         goal: &PartitionGoal,
     ) -> Result<Vec<Partition>> {
-        let manifest = self.manifest(&table.name)?;
+        let manifest = self.manifest(table)?;
         match &goal.parallel_load {
             ParallelLoad::None => return Ok(vec![Partition::whole()]),
             ParallelLoad::Ranges { columns, boundaries, names } => {
@@ -223,7 +238,7 @@ impl Snapshot for FolderSnapshot {
     }
 
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
-        let manifest = self.manifest(&request.table.name)?.clone();
+        let manifest = self.manifest(&request.table)?.clone();
         let projected = request.projected()?;
         let (files, groups) = match &request.partition.range {
             PartitionRange::Native(token) => find(&manifest, token).ok_or_else(|| {

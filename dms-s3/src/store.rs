@@ -13,11 +13,12 @@ use dms_core::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::ENGINE;
 use crate::error::convert;
+use crate::manifest::VERSION;
 use crate::settings::FolderSettings;
 
 /// Small objects read at once: a store far away takes long for each.
@@ -241,13 +242,24 @@ impl FolderStore {
     /// Reads a small object.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<T> {
         let bytes = self.read(path).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let damaged = |error| {
             Error::new(
                 ErrorKind::Corrupt,
                 format!("{path} is not what this version writes; remove it and load again"),
             )
             .with_source(error)
-        })
+        };
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if version != VERSION {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{path} is of version {version}, and this program reads version {VERSION}; use \
+                     the dms that wrote it, or load into another folder"
+                ),
+            ));
+        }
+        serde_json::from_slice(&bytes).map_err(damaged)
     }
 
     /// Reads small objects of a listing, several at once, and keeps their order. Those that are
@@ -279,6 +291,12 @@ impl FolderStore {
             Err(error) => Err(convert(error, &format!("{path} cannot be removed"))),
         }
     }
+}
+
+/// What is common to all small objects, read first: the rest may mean anything.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// Refuses a URL of which the stores would ignore a part, and so use another place than is meant.

@@ -161,7 +161,8 @@ impl FolderTarget {
         if let Some(object) = data.iter().find(|object| !ours(&object.location)) {
             return Err(foreign(&object.location, table));
         }
-        let manifests = self.store.list(&layout::table_manifests(&self.store, table)).await?;
+        let mut manifests = self.store.list(&layout::table_manifests(&self.store, table)).await?;
+        manifests.retain(|object| layout::is_manifest(&object.location));
         let records = progress::records_of_loads(&self.store, table).await?;
         // A run that has taken over may be writing already: with this check after them, the
         // listings hold nothing of it.

@@ -6,5 +6,6 @@ mod crash;
 mod damage;
 mod folder;
 mod names;
+mod reading;
 #[cfg(feature = "aws")]
 mod s3;
