@@ -181,12 +181,21 @@ impl Reading {
         format::available(DataFormat::Parquet).map(|()| None)
     }
 
-    /// Rows of a batch that about respect the limit in bytes, by the file's own figures.
+    /// Rows of a batch that about respect the limit in bytes: those of the manifest, which are of
+    /// Arrow, and of the row group with the largest rows. What a row group takes up in the file
+    /// says little, as a text that repeats stands there once.
     #[cfg(feature = "parquet")]
     fn batch_rows(&self, metadata: &parquet::file::metadata::ParquetMetaData) -> usize {
-        let bytes: i64 = metadata.row_groups().iter().map(|group| group.total_byte_size()).sum();
-        let rows = metadata.file_metadata().num_rows().max(1);
-        let row_bytes = usize::try_from(bytes / rows).unwrap_or(1).max(1);
+        let groups = metadata.row_groups().iter().map(|group| {
+            let columns = group.columns().iter().map(|column| {
+                let values = column.unencoded_byte_array_data_bytes().unwrap_or_default();
+                values.max(column.uncompressed_size()).unsigned_abs()
+            });
+            columns.sum::<u64>() / group.num_rows().unsigned_abs().max(1)
+        });
+        let row_bytes = groups.max().unwrap_or_default();
+        let row_bytes = row_bytes.max(self.manifest.bytes / self.manifest.rows.max(1)).max(1);
+        let row_bytes = usize::try_from(row_bytes).unwrap_or(usize::MAX);
         self.request.limit.rows.min(self.request.limit.bytes / row_bytes).max(1)
     }
 
