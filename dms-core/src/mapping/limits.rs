@@ -7,11 +7,12 @@ use arrow::array::types::{
     TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::array::{Array, ArrowPrimitiveType, AsArray};
-use arrow::datatypes::DataType;
-use arrow::datatypes::TimeUnit;
+use arrow::datatypes::{DataType, TimeUnit};
+use serde::de::IgnoredAny;
 
-use super::number::Number;
 use crate::schema::LogicalType;
+use crate::value::number::is_numeric;
+use crate::value::temporal::{NANOS, parse_time};
 use crate::{Error, Result};
 
 /// Refuses values that the type does not allow.
@@ -34,8 +35,13 @@ pub(super) fn check(array: &dyn Array, ty: &LogicalType) -> Result<()> {
             let what = format!("a value of other than {exactly} bytes");
             bytes(array, ty, &what, |value| value.len() == length(*exactly))
         }
-        LogicalType::Numeric => {
-            texts(array, ty, "text that is not a number", |text| Number::parse(text).is_some())
+        LogicalType::Numeric => texts(array, ty, "text that is not a plain number", is_numeric),
+        LogicalType::Json => texts(array, ty, "text that is no JSON", |text| {
+            serde_json::from_str::<IgnoredAny>(text).is_ok()
+        }),
+        LogicalType::TimeTz { precision } => {
+            let what = "text that is no time with an offset, or has more digits of a second,";
+            texts(array, ty, what, |text| is_time_with_offset(text, *precision).is_some())
         }
         LogicalType::Enum { labels } => {
             let labels: HashSet<&str> = labels.iter().map(String::as_str).collect();
@@ -91,6 +97,16 @@ fn bytes(
 ) -> Result<()> {
     let Some(values) = array.as_binary_opt::<i32>() else { return Ok(()) };
     refuse(values.iter().position(|value| value.is_some_and(|value| !fits(value))), ty, what)
+}
+
+/// `HH:MM:SS[.f]±HH:MM[:SS]`.
+fn is_time_with_offset(text: &str, precision: u8) -> Option<()> {
+    let (time, offset) = text.split_at_checked(text.find(['+', '-'])?)?;
+    let offset = offset.get(1..)?;
+    let offset = if offset.len() == 5 { format!("{offset}:00") } else { offset.to_owned() };
+    let (_, digits) = parse_time(time.as_bytes(), NANOS)?;
+    let (_, offset_digits) = parse_time(offset.as_bytes(), NANOS)?;
+    (digits <= precision && offset_digits == 0).then_some(())
 }
 
 /// No more digits of a second than declared; the infinities have none.

@@ -5,7 +5,6 @@ mod cast;
 mod expression;
 mod filter;
 mod limits;
-mod number;
 mod order;
 mod pattern;
 mod plan;

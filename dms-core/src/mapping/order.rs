@@ -7,9 +7,9 @@ use arrow::array::{Array, AsArray, make_comparator};
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 
-use super::number::Number;
 use crate::schema::LogicalType;
 use crate::value::Value;
+use crate::value::number::Number;
 use crate::{Error, Result};
 
 /// Compares the value in a row, which is there, with a bound.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::cast::check_types;
 use super::{Expression, LobMode, Pattern, PlannedColumn, TableMapping, TablePlan};
 use crate::schema::{Column, LogicalType, TableName, TableSchema};
 use crate::{Error, Result};
@@ -251,6 +252,9 @@ impl Columns {
         let read = self.read(place);
         let planned = match (changed, lob_mode) {
             (Some(ty), _) if *ty != column.logical_type => {
+                check_types(&column.logical_type, ty).map_err(|error| {
+                    error.context("table", &table.name).context("column", &column.name)
+                })?;
                 target.logical_type = ty.clone();
                 target.native_type = None;
                 PlannedColumn::Cast { read, from: column.logical_type.clone() }

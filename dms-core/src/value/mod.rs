@@ -2,6 +2,7 @@
 //! as record batches; this module is the only place where the two meet.
 
 pub mod decimal;
+pub mod number;
 pub mod temporal;
 pub mod text;
 
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::LogicalType;
 use crate::{Error, ErrorKind, Result};
+use number::{float_text, is_numeric, parse_float32, parse_float64};
 use temporal::{MICROS, NANOS};
 
 /// One value. Decimals and temporal values are in their canonical text form (see [`decimal`] and
@@ -159,7 +161,7 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
             Value::Int(number) => (*number).into(),
             Value::UInt(number) => (*number).into(),
             Value::Bool(flag) => (*flag).into(),
-            Value::Float(number) if number.fract() == 0.0 => number.to_string().parse().ok()?,
+            Value::Float(number) => decimal::unscale(&float_text(*number), 0)?.parse().ok()?,
             Value::Text(text) | Value::Decimal(text) => {
                 decimal::unscale(text.trim(), 0)?.parse().ok()?
             }
@@ -172,7 +174,7 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
         Value::Int(number) => Some(number.to_string()),
         Value::UInt(number) => Some(number.to_string()),
         Value::Bool(flag) => Some(flag.to_string()),
-        Value::Float(number) => Some(number.to_string()),
+        Value::Float(number) => Some(float_text(*number)),
         Value::Null | Value::Bytes(_) => None,
     };
     let bytes = || match value {
@@ -180,9 +182,23 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
         Value::Text(text) => Some(text.clone().into_bytes()),
         _ => None,
     };
+    // A text is also the float that it is the shortest text of; an integer is that number alone.
     let float = || match value {
         Value::Float(number) => Some(*number),
-        _ => text()?.trim().parse::<f64>().ok(),
+        Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
+        Value::Int(_) | Value::UInt(_) => {
+            let digits = text()?;
+            digits.parse().ok().filter(|float: &f64| float_text(*float) == digits)
+        }
+        _ => parse_float64(text()?.trim()),
+    };
+    let characters = || match value {
+        Value::Float(number) => {
+            let mut out = String::new();
+            text::write_float(&mut out, *number);
+            Some(out)
+        }
+        _ => text(),
     };
     let unit = |precision: u8| if precision <= 6 { MICROS } else { NANOS };
     Some(match logical_type {
@@ -208,15 +224,10 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
         LogicalType::UInt16 => integer::<UInt16Type>(value)?,
         LogicalType::UInt32 => integer::<UInt32Type>(value)?,
         LogicalType::UInt64 => integer::<UInt64Type>(value)?,
-        LogicalType::Float32 => {
-            let wide = float()?;
-            #[expect(clippy::cast_possible_truncation, reason = "checked to be exact")]
-            let narrow = wide as f32;
-            if f64::from(narrow).to_bits() != wide.to_bits() && !wide.is_nan() {
-                return None;
-            }
-            one::<Float32Type>(narrow)
-        }
+        LogicalType::Float32 => one::<Float32Type>(match value {
+            Value::Text(_) | Value::Decimal(_) => parse_float32(text()?.trim())?,
+            _ => narrow(float()?)?,
+        }),
         LogicalType::Float64 => one::<Float64Type>(float()?),
         LogicalType::Decimal { precision, scale } if *precision <= 38 => {
             let native = decimal::parse_decimal128(text()?.trim(), *precision, *scale)?;
@@ -228,7 +239,7 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
             let array = PrimitiveArray::<Decimal256Type>::from_iter_values([native]);
             Arc::new(array.with_precision_and_scale(*precision, *scale).ok()?)
         }
-        LogicalType::Clob => Arc::new(LargeStringArray::from(vec![text()?])),
+        LogicalType::Clob => Arc::new(LargeStringArray::from(vec![characters()?])),
         LogicalType::Binary { .. } | LogicalType::Bytes { .. } | LogicalType::Geometry => {
             Arc::new(BinaryArray::from_iter_values([bytes()?]))
         }
@@ -281,16 +292,28 @@ fn build(value: &Value, logical_type: &LogicalType) -> Option<ArrayRef> {
             Arc::new(FixedSizeBinaryArray::try_from_iter([uuid].iter()).ok()?)
         }
         LogicalType::Array(_) => return None,
-        LogicalType::Numeric
-        | LogicalType::Char { .. }
+        LogicalType::Numeric => {
+            let text = text()?;
+            let number = text.trim();
+            let number = number.strip_prefix('+').unwrap_or(number);
+            is_numeric(number).then(|| Arc::new(StringArray::from(vec![number])))?
+        }
+        LogicalType::Char { .. }
         | LogicalType::Text { .. }
         | LogicalType::TimeTz { .. }
         | LogicalType::Json
         | LogicalType::Enum { .. }
         | LogicalType::Set { .. }
         | LogicalType::BitString { .. }
-        | LogicalType::Other { .. } => Arc::new(StringArray::from(vec![text()?])),
+        | LogicalType::Other { .. } => Arc::new(StringArray::from(vec![characters()?])),
     })
+}
+
+/// The same number in 32 bits; `None` if there is none.
+fn narrow(wide: f64) -> Option<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "checked to be exact")]
+    let narrow = wide as f32;
+    (f64::from(narrow).to_bits() == wide.to_bits() || wide.is_nan()).then_some(narrow)
 }
 
 /// The hyphenated lower-case text of 16 bytes.
@@ -344,6 +367,53 @@ impl fmt::Display for Value {
                 value.iter().try_for_each(|byte| write!(f, "{byte:02X}"))?;
                 f.write_str("'")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(value: Value, ty: &str) -> Option<Value> {
+        let ty: LogicalType = ty.parse().unwrap();
+        let array = value.to_array(&ty).ok()?;
+        Some(Value::from_array(array.as_ref(), 0, &ty).unwrap())
+    }
+
+    #[test]
+    fn a_number_is_exact_or_refused() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let decimal = |text: &str| Value::Decimal(text.to_owned());
+        for (value, ty, expected) in [
+            (text("0.1"), "float64", Value::Float(0.1)),
+            (text(" 1e3 "), "float64", Value::Float(1000.0)),
+            (text("0.1"), "float32", Value::Float(0.1f32.into())),
+            (decimal("2.50"), "float64", Value::Float(2.5)),
+            (Value::Int(1 << 60), "float64", Value::Float(2f64.powi(60))),
+            (Value::Float(2f64.powi(60)), "int64", Value::Int(1 << 60)),
+            (Value::Float(-0.0), "uint8", Value::UInt(0)),
+            (Value::Float(2.5), "decimal(2,1)", decimal("2.5")),
+            (Value::Float(1e17), "numeric", decimal("100000000000000000")),
+            (text("+5.10"), "numeric", decimal("5.10")),
+            (Value::Float(1.0), "text", text("1.0")),
+        ] {
+            assert_eq!(held(value.clone(), ty).as_ref(), Some(&expected), "{value} {ty}");
+        }
+        for (value, ty) in [
+            (text("0.12345678901234567890"), "float64"),
+            (decimal("0.12345678901234567890"), "float64"),
+            (Value::Int((1 << 53) + 1), "float64"),
+            (Value::Int(1_152_921_504_606_847_000), "float64"),
+            (Value::Float(0.1), "float32"),
+            (Value::Float(0.5), "int64"),
+            (Value::Float(f64::NAN), "int64"),
+            (Value::Float(1e19), "int64"),
+            (text("abc"), "numeric"),
+            (text("1e5"), "numeric"),
+            (text("inf"), "float64"),
+        ] {
+            assert_eq!(held(value.clone(), ty), None, "{value} {ty}");
         }
     }
 }

@@ -125,7 +125,7 @@ pub fn write_text(array: &dyn Array, row: usize, out: &mut String) {
 }
 
 /// The shortest digits that read back as the same float; `NaN`, `Infinity`, `-Infinity`.
-fn write_float<F: std::fmt::Debug + Into<f64> + Copy>(out: &mut String, value: F) {
+pub(super) fn write_float<F: std::fmt::Debug + Into<f64> + Copy>(out: &mut String, value: F) {
     let wide: f64 = value.into();
     let _ = if wide.is_infinite() {
         out.write_str(if wide > 0.0 { "Infinity" } else { "-Infinity" })

@@ -5,8 +5,8 @@
 
 use std::cmp::Ordering;
 
-use crate::mapping::number::Number;
 use crate::value::Value;
+use crate::value::number::Number;
 use crate::{Error, Result};
 
 /// A number to calculate with.
