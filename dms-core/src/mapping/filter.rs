@@ -4,7 +4,7 @@ use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use serde::{Deserialize, Serialize};
 
-use super::order::comparator;
+use super::order::{bound, comparator};
 use crate::schema::{LogicalType, TableSchema};
 use crate::value::Value;
 use crate::{Error, Result};
@@ -37,7 +37,8 @@ pub enum FilterOperator {
     NotEq,
     /// Greater or equal.
     Gte,
-    /// Less or equal.
+    /// Less or equal; DMS calls it `ste`.
+    #[serde(alias = "ste")]
     Lte,
     /// Between two values, both included.
     Between,
@@ -50,10 +51,24 @@ pub enum FilterOperator {
 }
 
 impl Filter {
+    /// Sees that the columns are there and that their values compare with those of the filter, for
+    /// a connector that hands it to its engine as for [`apply`](Self::apply).
+    pub(super) fn check(&self, table: &TableSchema) -> Result<()> {
+        for (name, alternatives) in &self.columns {
+            let place = |error: Error| error.context("table", &table.name).context("column", name);
+            let column = table.columns.iter().find(|column| column.name == *name);
+            let column = column.ok_or_else(|| place(no_column()))?;
+            for value in alternatives.iter().flat_map(|condition| &condition.values) {
+                bound(value, &column.logical_type).map_err(place)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The rows of `batch` that pass; `table` describes its columns by name and type, in order.
     ///
     /// # Errors
-    /// `Settings` if a column is missing or a value is not of its type.
+    /// `Settings` if a column is missing, has no order, or a value is not of its type.
     pub fn apply(&self, table: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut keep = vec![true; batch.num_rows()];
         for (name, alternatives) in &self.columns {
@@ -61,7 +76,7 @@ impl Filter {
             let (column, array) = table
                 .column_index(name)
                 .and_then(|at| Some((table.columns.get(at)?, batch.columns().get(at)?)))
-                .ok_or_else(|| place(Error::settings("the filter names no column of the table")))?;
+                .ok_or_else(|| place(no_column()))?;
             let mut passes = vec![false; batch.num_rows()];
             for condition in alternatives {
                 condition.mark(array.as_ref(), &column.logical_type, &mut passes).map_err(place)?;
@@ -70,6 +85,10 @@ impl Filter {
         }
         Ok(filter_record_batch(batch, &BooleanArray::from(keep))?)
     }
+}
+
+fn no_column() -> Error {
+    Error::settings("the filter names no column of the table")
 }
 
 impl FilterCondition {

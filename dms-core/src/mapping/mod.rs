@@ -2,6 +2,7 @@
 //! Rust; resolved into one [`TablePlan`] a table.
 
 mod cast;
+mod data_type;
 mod expression;
 mod filter;
 mod limits;

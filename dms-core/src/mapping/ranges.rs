@@ -97,7 +97,7 @@ pub fn rows_in_range(
         for (name, value) in columns.iter().zip(bound) {
             let (column, array) = column(table, name, batch)?;
             let compare = comparator(array, value, &column.logical_type)
-                .map_err(|error| error.context("column", name))?;
+                .map_err(|error| error.context("table", &table.name).context("column", name))?;
             comparators.push(compare);
         }
         for (row, keep) in keep.iter_mut().enumerate() {

@@ -3,13 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use super::data_type::{DataTypeJson, known_name};
 use super::transformation::{Action, ObjectName, Transformation};
 use super::{
     Expression, Filter, FilterCondition, FilterOperator, LobMode, ParallelLoad, Pattern,
     RuleAction, SelectionRule, TableMapping, TableSettings, TableType,
 };
 use crate::json;
-use crate::schema::{LogicalType, TableName};
+use crate::schema::TableName;
 use crate::value::Value;
 use crate::{Error, Result};
 
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 pub(super) fn read(document: Json, mapping: &mut TableMapping) -> Result<()> {
     let document: Document = json::parse_value(document, "table-mappings")?;
     let mut seen: Vec<u64> = Vec::new();
+    let mut selections = Vec::new();
     let mut transformations = Vec::new();
     for (index, mut rule) in document.rules.into_iter().enumerate() {
         let id = take_id(&mut rule, index)?;
@@ -29,7 +31,7 @@ pub(super) fn read(document: Json, mapping: &mut TableMapping) -> Result<()> {
         match take_text(&mut rule, "rule-type", &what)?.as_str() {
             "selection" => {
                 let rule: SelectionJson = json::parse_value(rule.into(), &what)?;
-                mapping.selection.push(rule.read(&what)?);
+                selections.push((id, rule.read(&what)?));
             }
             "transformation" => {
                 let rule: TransformationJson = json::parse_value(rule.into(), &what)?;
@@ -50,6 +52,8 @@ pub(super) fn read(document: Json, mapping: &mut TableMapping) -> Result<()> {
         }
     }
     // Of several rules for one object and action the one with the lowest id counts.
+    selections.sort_by_key(|(id, _)| *id);
+    selections.into_iter().for_each(|(_, rule)| mapping.selection.push(rule));
     transformations.sort_by_key(|(id, _)| *id);
     mapping.transformations.extend(transformations.into_iter().map(|(_, rule)| rule));
     if !mapping.selection.rules().iter().any(|rule| rule.action != RuleAction::Exclude) {
@@ -206,27 +210,20 @@ enum RuleTarget {
     Column,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct DataTypeJson {
-    r#type: String,
-    length: Option<Number>,
-    precision: Option<Number>,
-    scale: Option<Number>,
-}
-
 /// DMS writes numbers both as numbers and as text.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Number {
+pub(super) enum Number {
     Number(i64),
     Text(String),
 }
 
 impl Number {
-    fn read<T: TryFrom<i64>>(number: Option<&Self>, what: &str) -> Result<Option<T>> {
+    pub(super) fn read<T: TryFrom<i64>>(number: Option<&Self>, what: &str) -> Result<Option<T>> {
         let value = match number {
             None => return Ok(None),
+            // As DMS's console writes a field left open.
+            Some(Self::Text(text)) if text.is_empty() => return Ok(None),
             Some(Self::Number(number)) => Some(*number),
             Some(Self::Text(text)) => text.trim().parse().ok(),
         };
@@ -244,46 +241,6 @@ struct PrimaryKeyJson {
     #[serde(rename = "origin")]
     _origin: Option<String>,
     columns: Vec<String>,
-}
-
-impl DataTypeJson {
-    /// DMS names integers by their bytes: `int8` has 64 bits.
-    fn read(&self, what: &str) -> Result<LogicalType> {
-        let length: Option<u32> = Number::read(self.length.as_ref(), what)?;
-        let precision: Option<u8> = Number::read(self.precision.as_ref(), what)?;
-        let scale: Option<i8> = Number::read(self.scale.as_ref(), what)?;
-        Ok(match self.r#type.to_ascii_lowercase().as_str() {
-            "boolean" => LogicalType::Boolean,
-            "int1" => LogicalType::Int8,
-            "int2" => LogicalType::Int16,
-            "int4" => LogicalType::Int32,
-            "int8" => LogicalType::Int64,
-            "uint1" => LogicalType::UInt8,
-            "uint2" => LogicalType::UInt16,
-            "uint4" => LogicalType::UInt32,
-            "uint8" => LogicalType::UInt64,
-            "real4" => LogicalType::Float32,
-            "real8" => LogicalType::Float64,
-            "numeric" => match precision {
-                None => LogicalType::Numeric,
-                Some(precision) => {
-                    format!("decimal({precision},{})", scale.unwrap_or(0)).parse()?
-                }
-            },
-            "string" | "wstring" => LogicalType::Text { limit: length },
-            "bytes" => LogicalType::Bytes { limit: length },
-            "blob" => LogicalType::Blob,
-            "clob" | "nclob" => LogicalType::Clob,
-            "date" => LogicalType::Date,
-            "time" => format!("time({})", scale.unwrap_or(6)).parse()?,
-            "datetime" => format!("timestamp({})", scale.unwrap_or(6)).parse()?,
-            other => {
-                return Err(Error::settings(format!(
-                    "{what}: data-type {other:?} is not supported"
-                )));
-            }
-        })
-    }
 }
 
 impl TransformationJson {
@@ -333,13 +290,15 @@ impl TransformationJson {
                 )));
             }
         };
+        let data_type = self.object_locator.data_type.as_deref();
+        let data_type = data_type.map(|name| known_name(name, what)).transpose()?;
         let pattern = |text: &Option<String>| Pattern::new(text.as_deref().unwrap_or("%"));
         Ok(Transformation {
             object,
             schema: Pattern::new(&self.object_locator.schema_name),
             table: pattern(&self.object_locator.table_name),
             column: pattern(&self.object_locator.column_name),
-            data_type: self.object_locator.data_type.clone(),
+            data_type,
             action,
         })
     }

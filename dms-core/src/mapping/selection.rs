@@ -118,15 +118,20 @@ impl Selection {
         })
     }
 
-    /// The rule that decides on load order and filter: the first that selects the table and has
-    /// one, else the first that selects it.
-    pub(super) fn rule_for(&self, name: &TableName, kind: TableKind) -> Option<&SelectionRule> {
-        let selecting = || {
-            let rules = self.rules.iter();
-            rules.filter(|rule| rule.action != RuleAction::Exclude && rule.covers(name, kind))
-        };
-        let special = selecting().find(|rule| rule.filter.is_some() || rule.load_order > 0);
-        special.or_else(|| selecting().next())
+    /// The filter of the first rule that selects the table and has one.
+    pub(super) fn filter_for(&self, name: &TableName, kind: TableKind) -> Option<&Filter> {
+        self.selecting(name, kind).find_map(|rule| rule.filter.as_ref())
+    }
+
+    /// The load order of the first rule that selects the table and has one, else 0.
+    pub(super) fn load_order_for(&self, name: &TableName, kind: TableKind) -> u32 {
+        let mut orders = self.selecting(name, kind).map(|rule| rule.load_order);
+        orders.find(|order| *order > 0).unwrap_or(0)
+    }
+
+    fn selecting(&self, name: &TableName, kind: TableKind) -> impl Iterator<Item = &SelectionRule> {
+        let rules = self.rules.iter();
+        rules.filter(move |rule| rule.action != RuleAction::Exclude && rule.covers(name, kind))
     }
 
     /// Whether a table is wanted: some rule includes it and none excludes it.

@@ -264,3 +264,103 @@ fn a_computed_value_keeps_the_limit_of_its_type() {
     let rounded = plan("round(299.6)", r#"{"type":"int8"}"#).transform(batch()).unwrap();
     assert_eq!(rounded.column(3).as_primitive::<Int64Type>().value(0), 300);
 }
+
+/// A rule of DMS names 64-bit integers `int8`; ours are named by their bits.
+#[test]
+fn a_data_type_selects_columns_by_its_name_in_dms() {
+    let mapping = rules(
+        r#"{"rule-type":"transformation","rule-id":2,"rule-name":"2","rule-target":"column",
+        "rule-action":"change-data-type","data-type":{"type":"string","length":20,"scale":""},
+        "object-locator":{"schema-name":"s","table-name":"t","column-name":"%","data-type":"int8"}}"#,
+    )
+    .unwrap();
+    let plan = mapping.plan(&table()).unwrap();
+    let types: Vec<String> =
+        plan.target.columns.iter().map(|column| column.logical_type.to_string()).collect();
+    assert_eq!(types, ["text(20)", "text", "clob"]);
+    let wrong = rules(
+        r#"{"rule-type":"transformation","rule-id":2,"rule-name":"2","rule-target":"column",
+        "rule-action":"remove-column",
+        "object-locator":{"schema-name":"s","table-name":"t","column-name":"%","data-type":"int9"}}"#,
+    )
+    .unwrap_err();
+    assert!(wrong.to_string().contains("int9"), "{wrong}");
+}
+
+/// A rule with a load order and no filter once hid the filter of another, and every row moved.
+#[test]
+fn a_load_order_does_not_hide_a_filter() {
+    let mapping = TableMapping::from_json(
+        r#"{"rules":[
+        {"rule-type":"selection","rule-id":"9","rule-name":"late","rule-action":"include",
+         "object-locator":{"schema-name":"s","table-name":"t"},
+         "filters":[{"filter-type":"source","column-name":"id",
+           "filter-conditions":[{"filter-operator":"gte","value":"9"}]}]},
+        {"rule-type":"selection","rule-id":"1","rule-name":"all","rule-action":"include",
+         "load-order":"5","object-locator":{"schema-name":"s","table-name":"%"}},
+        {"rule-type":"selection","rule-id":"3","rule-name":"first","rule-action":"include",
+         "object-locator":{"schema-name":"s","table-name":"t"},
+         "filters":[{"filter-type":"source","column-name":"id",
+           "filter-conditions":[{"filter-operator":"ste","value":"2"}]}]}
+        ]}"#,
+    )
+    .unwrap();
+    let plan = mapping.plan(&table()).unwrap();
+    assert_eq!(plan.load_order, 5);
+    let filtered = plan.filter.unwrap().apply(&table(), &batch()).unwrap();
+    assert_eq!(filtered.num_rows(), 2, "of two filters the one with the lower rule-id counts");
+}
+
+/// What does not compare is said when the mapping is resolved, whoever would apply the filter.
+#[test]
+fn a_filter_that_cannot_hold_is_refused_before_the_load() {
+    let table = |ty: &str| {
+        TableSchema::new(TableName::new("s", "t"), vec![Column::new("c", ty.parse().unwrap())])
+    };
+    let filtered = |column: &str, value: &str| {
+        TableMapping::from_json(&format!(
+            r#"{{"rules":[{{"rule-type":"selection","rule-id":"1","rule-action":"include",
+            "object-locator":{{"schema-name":"s","table-name":"%"}},
+            "filters":[{{"filter-type":"source","column-name":"{column}",
+              "filter-conditions":[{{"filter-operator":"gte","value":"{value}"}}]}}]}}]}}"#
+        ))
+        .unwrap()
+    };
+    for (column, value, ty, says) in [
+        ("c", "x", "int64", "int64"),
+        ("c", "0.12345678901234567890", "float64", "float64"),
+        ("c", "x", "enum('a','b')", "enum"),
+        ("c", "1", "json", "json"),
+        ("c", "1", "other('ltree')", "ltree"),
+        ("c", "P1D", "interval", "interval"),
+        ("d", "1", "int64", "no column"),
+    ] {
+        let error = filtered(column, value).plan(&table(ty)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Settings, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(error.context_value("column"), Some(column), "{error}");
+    }
+    filtered("c", "0.1").plan(&table("float64")).unwrap();
+
+    // Labels come in the order in which the type has them.
+    let table = table("enum('small','large')");
+    let filter = filtered("c", "large").plan(&table).unwrap().filter.unwrap();
+    let sizes: ArrayRef = Arc::new(StringArray::from(vec!["small", "large"]));
+    let batch = RecordBatch::try_new(table.arrow_schema(), vec![sizes]).unwrap();
+    assert_eq!(filter.apply(&table, &batch).unwrap().num_rows(), 1);
+
+    let bounds = vec![vec![Value::Text("2".into())], vec![Value::Text("1".into())]];
+    let ranges =
+        ParallelLoad::Ranges { columns: vec!["id".into()], boundaries: bounds, names: vec![] };
+    let mapping = TableMapping::new().include("s", "t").parallel_load("s", "t", ranges);
+    let error = mapping.plan(&super::tests::table()).unwrap_err();
+    assert!(error.to_string().contains("ascend"), "{error}");
+}
+
+#[test]
+fn types_without_values_in_common_are_refused_before_the_load() {
+    let changed = column_rule("change-data-type", "id", r#","data-type":{"type":"bytes"}"#);
+    let error = changed.plan(&table()).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+    assert_eq!(error.context_value("column"), Some("id"), "{error}");
+}

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::cast::check_types;
-use super::{Expression, LobMode, Pattern, PlannedColumn, TableMapping, TablePlan};
+use super::data_type::name_in_dms;
+use super::{
+    Expression, LobMode, ParallelLoad, Pattern, PlannedColumn, TableMapping, TablePlan, ranges,
+};
 use crate::schema::{Column, LogicalType, TableName, TableSchema};
 use crate::{Error, Result};
 
@@ -14,8 +17,8 @@ pub(super) struct Transformation {
     pub(super) schema: Pattern,
     pub(super) table: Pattern,
     pub(super) column: Pattern,
-    /// Only columns of this type, by the name of the text form of logical types.
-    pub(super) data_type: Option<String>,
+    /// Only columns of this type, by its [name in DMS](name_in_dms).
+    pub(super) data_type: Option<&'static str>,
     pub(super) action: Action,
 }
 
@@ -67,12 +70,11 @@ impl Transformation {
     }
 
     fn covers_column(&self, table: &TableName, column: &Column) -> bool {
-        let type_name = column.logical_type.to_string();
-        let type_name = type_name.split('(').next().unwrap_or_default();
+        let type_name = name_in_dms(&column.logical_type);
         self.object == ObjectName::Column
             && self.covers_table(table)
             && self.column.matches(&column.name)
-            && self.data_type.as_deref().is_none_or(|ty| ty.eq_ignore_ascii_case(type_name))
+            && self.data_type.is_none_or(|ty| ty == type_name)
     }
 }
 
@@ -168,18 +170,21 @@ pub(super) fn plan(mapping: &TableMapping, table: &TableSchema) -> Result<TableP
         }
     }
     unique_names(&target).map_err(failed)?;
-    let selected = mapping.selection.rule_for(&table.name, table.kind);
+    let filter = mapping.selection.filter_for(&table.name, table.kind);
+    filter.map_or(Ok(()), |filter| filter.check(table))?;
     let settings = mapping.settings.iter().find(|settings| settings.name == table.name);
+    let parallel_load = settings.and_then(|settings| settings.parallel_load.clone());
+    if let Some(ParallelLoad::Ranges { columns, boundaries, names }) = &parallel_load {
+        ranges(table, columns, boundaries, names)?;
+    }
     Ok(TablePlan {
         source: Arc::new(table.clone()),
         target: Arc::new(target),
         read: planned.read,
-        filter: selected.and_then(|rule| rule.filter.clone()),
+        filter: filter.cloned(),
         columns: planned.planned,
-        parallel_load: settings
-            .and_then(|settings| settings.parallel_load.clone())
-            .unwrap_or_default(),
-        load_order: selected.map_or(0, |rule| rule.load_order),
+        parallel_load: parallel_load.unwrap_or_default(),
+        load_order: mapping.selection.load_order_for(&table.name, table.kind),
     })
 }
 
