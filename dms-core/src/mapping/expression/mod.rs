@@ -167,7 +167,10 @@ mod tests {
                 _ => Value::Null,
             })
         };
-        expression.evaluate(&TableName::new("s", "t"), &column).unwrap().to_string()
+        match expression.evaluate(&TableName::new("s", "t"), &column).unwrap() {
+            Value::Float(value) => operator::text(&Value::Float(value)).unwrap(),
+            value => value.to_string(),
+        }
     }
 
     #[test]
@@ -197,7 +200,7 @@ mod tests {
             ("nullif(1, 1)", "NULL"),
             ("$AR_M_SOURCE_SCHEMA || '.' || $AR_M_SOURCE_TABLE_NAME", "'s.t'"),
             ("'it''s'", "'it''s'"),
-            ("9223372036854775807 + 1", "9223372036854776000"),
+            ("9223372036854775807 + 1", "9.223372036854776e+18"),
         ] {
             assert_eq!(value(text), expected, "{text}");
         }
@@ -212,12 +215,12 @@ mod tests {
             ("substr('hello',-7,4)", "'he'"),
             ("substr('hello',3,-2)", "'he'"),
             ("substr('hello',-9)", "'hello'"),
-            ("7.5 % 2", "1"),
-            ("-7.5 % 2", "-1"),
+            ("7.5 % 2", "1.0"),
+            ("-7.5 % 2", "-1.0"),
             ("5.5 % 0.5", "NULL"),
             ("'12abc' + 1", "13"),
-            ("'1.5x' * 2", "3"),
-            ("'1e2' + 0", "100"),
+            ("'1.5x' * 2", "3.0"),
+            ("'1e2' + 0", "100.0"),
             ("' 12 ' + 0", "12"),
             ("'-' + 0", "0"),
             ("'.5' + 0", "0.5"),
@@ -225,14 +228,29 @@ mod tests {
             ("NOT 'abc'", "1"),
             ("(-9223372036854775807-1) % -1", "0"),
             ("9007199254740993 > 9007199254740992.0", "1"),
-            ("1e3", "1000"),
+            ("1e3", "1000.0"),
             ("+2", "2"),
             ("CASE 2 WHEN 1 THEN 'a' WHEN 2 THEN 'b' END", "'b'"),
             ("CASE NULL WHEN NULL THEN 1 ELSE 2 END", "2"),
-            ("round('2.5')", "3"),
-            ("abs('-3')", "3"),
+            ("round('2.5')", "3.0"),
+            ("abs('-3')", "3.0"),
             ("max('a', 1)", "'a'"),
             ("5 / '2'", "2"),
+            ("7 % '1e2'", "0.0"),
+            ("substr('hello', '2.9')", "'ello'"),
+            ("substr('hello', 4, 9)", "'lo'"),
+            ("hex(NULL)", "''"),
+            ("9e999 - 9e999", "NULL"),
+            ("1e300 || ''", "'1.0e+300'"),
+            ("0.00001 || ''", "'1.0e-05'"),
+            ("1e3 || ''", "'1000.0'"),
+            ("round(2.675, 2)", "2.68"),
+            ("round(-0.125, 2)", "-0.13"),
+            ("round(1e300, 9)", "1.0e+300"),
+            ("max(1, 1.0)", "1"),
+            ("min(1, 1.0)", "1.0"),
+            ("1152921504606846976 = 1152921504606846976.0", "1"),
+            ("1152921504606847000 = 1152921504606846976.0", "0"),
         ] {
             assert_eq!(value(text), answer, "{text}");
         }
@@ -243,11 +261,31 @@ mod tests {
         let big = |_: &str| Ok(Value::Decimal("12345678901234567890.5".into()));
         let table = TableName::new("s", "t");
         let evaluate = |text: &str| text.parse::<Expression>().unwrap().evaluate(&table, &big);
-        let error = evaluate("$BIG + 1").unwrap_err();
+        let error = evaluate("$BIG / 2").unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Data);
-        assert!(error.to_string().contains("$BIG + 1"), "{error}");
+        assert!(error.to_string().contains("$BIG / 2"), "{error}");
+        assert!(evaluate("$BIG + 0.5").is_err(), "0.5 is a float");
+        let decimal = |text: &str| Value::Decimal(text.to_owned());
+        assert_eq!(evaluate("$BIG + 1").unwrap(), decimal("12345678901234567891.5"));
+        assert_eq!(evaluate("-$BIG * 2").unwrap(), decimal("-24691357802469135781.0"));
+        assert!(evaluate("$BIG * $BIG * $BIG").is_err(), "more digits than there is room for");
         assert_eq!(evaluate("$BIG > 12345678901234567890").unwrap(), Value::Int(1));
         assert_eq!(evaluate("$BIG || ''").unwrap(), Value::Text("12345678901234567890.5".into()));
+    }
+
+    #[test]
+    fn bytes_are_bytes() {
+        let table = TableName::new("s", "t");
+        let evaluate = |text: &str, bytes: &[u8]| {
+            let column = |_: &str| Ok(Value::Bytes(bytes.to_vec()));
+            text.parse::<Expression>().unwrap().evaluate(&table, &column)
+        };
+        assert_eq!(evaluate("substr($B, 2, 1)", b"\xc3\xa9").unwrap(), Value::Bytes(vec![0xa9]));
+        assert_eq!(evaluate("instr($B, substr($B, 2))", b"\xc3\xa9").unwrap(), Value::Int(2));
+        assert_eq!(evaluate("length($B)", b"\xc3\xa9").unwrap(), Value::Int(2));
+        assert_eq!(evaluate("$B || '!'", b"\xc3\xa9").unwrap(), Value::Text("é!".into()));
+        let error = evaluate("upper($B)", b"\xff").unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Data, "{error}");
     }
 
     #[test]
