@@ -46,7 +46,7 @@ use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-pub use settings::{Compression, DataFormat, Dictionary, FolderSettings};
+pub use settings::{Compression, DataFormat, Dictionary, FolderSettings, ParquetVersion};
 pub use source::FolderSource;
 pub use store::FolderStore;
 pub use target::FolderTarget;

@@ -56,6 +56,19 @@ pub enum Dictionary {
     Off,
 }
 
+/// Which encodings of values a Parquet file may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ParquetVersion {
+    /// Those that the first version of the format had, for readers as old as that.
+    #[serde(rename = "parquet-1-0")]
+    V1,
+    /// Also differences between integers and lengths of texts apart from them: files are a third
+    /// smaller and written sooner. Pages stay of version 1, which all readers take.
+    #[default]
+    #[serde(rename = "parquet-2-0")]
+    V2,
+}
+
 /// A folder or object store endpoint. What is not an option here and speaks of the store (`region`,
 /// `endpoint`, `access-key-id`, …) goes to the store, by `object_store`'s own names; environment
 /// variables count too.
@@ -83,6 +96,8 @@ pub struct FolderSettings {
     pub enable_statistics: bool,
     /// Which columns get a dictionary; default auto.
     pub dictionary: Dictionary,
+    /// Which encodings a file may hold; default `parquet-2-0`.
+    pub parquet_version: ParquetVersion,
     /// About the most bytes of a page; default 1 MiB.
     pub data_page_size: usize,
     /// Between fields of CSV; default `,`.
@@ -117,6 +132,7 @@ impl Default for FolderSettings {
             max_file_size_bytes: 1 << 30,
             enable_statistics: true,
             dictionary: Dictionary::default(),
+            parquet_version: ParquetVersion::default(),
             data_page_size: 1 << 20,
             csv_delimiter: ',',
             csv_null_value: String::new(),
@@ -139,6 +155,7 @@ pub(crate) const OPTIONS: &[&str] = &[
     "max-file-size-bytes",
     "enable-statistics",
     "dictionary",
+    "parquet-version",
     "data-page-size",
     "csv-delimiter",
     "csv-null-value",

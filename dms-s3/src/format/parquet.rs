@@ -17,14 +17,14 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
-use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::is_native;
-use crate::settings::{Compression, Dictionary, FolderSettings};
+use crate::settings::{Compression, Dictionary, FolderSettings, ParquetVersion};
 
 /// Rows that are looked at to decide on a dictionary.
 const SAMPLE_ROWS: usize = 16_384;
@@ -51,7 +51,7 @@ impl ParquetEncoder {
         let as_text = (0..table.columns.len())
             .filter(|at| table.columns.get(*at).is_some_and(|column| !is_native(column)))
             .collect();
-        let properties = properties(settings, first)?;
+        let properties = properties(settings, &schema, first)?;
         let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))
             .map_err(failed)?;
         Ok(Self { writer, schema, row_group_bytes: settings.row_group_bytes, as_text })
@@ -162,7 +162,11 @@ pub(crate) fn from_storage(batch: &RecordBatch, table: &TableSchema) -> Result<R
     Ok(RecordBatch::try_new_with_options(table.arrow_schema(), columns, &options)?)
 }
 
-fn properties(settings: &FolderSettings, first: &RecordBatch) -> Result<WriterProperties> {
+fn properties(
+    settings: &FolderSettings,
+    stored: &Schema,
+    first: &RecordBatch,
+) -> Result<WriterProperties> {
     let codec = match settings.compression {
         Compression::None => Codec::UNCOMPRESSED,
         Compression::Snappy => Codec::SNAPPY,
@@ -179,15 +183,31 @@ fn properties(settings: &FolderSettings, first: &RecordBatch) -> Result<WriterPr
         .set_max_row_group_row_count(Some(settings.row_group_rows))
         .set_dictionary_enabled(settings.dictionary != Dictionary::Off)
         .set_created_by(concat!("dms ", env!("CARGO_PKG_VERSION")).to_owned());
-    if settings.dictionary == Dictionary::Auto {
-        for (field, column) in first.schema().fields().iter().zip(first.columns()) {
-            if mostly_distinct(column.as_ref()) {
-                let path = ColumnPath::new(vec![field.name().clone()]);
-                builder = builder.set_column_dictionary_enabled(path, false);
-            }
+    for (field, column) in stored.fields().iter().zip(first.columns()) {
+        let path = ColumnPath::new(vec![field.name().clone()]);
+        if let (ParquetVersion::V2, Some(encoding)) =
+            (settings.parquet_version, encoding(field.data_type()))
+        {
+            builder = builder.set_column_encoding(path.clone(), encoding);
+        }
+        if settings.dictionary == Dictionary::Auto && mostly_distinct(column.as_ref()) {
+            builder = builder.set_column_dictionary_enabled(path, false);
         }
     }
     Ok(builder.build())
+}
+
+/// What values without a dictionary are written as, if not as they are.
+fn encoding(ty: &DataType) -> Option<Encoding> {
+    match ty {
+        // Up to 18 digits are an integer in Parquet too.
+        DataType::Decimal128(..=18, _) => Some(Encoding::DELTA_BINARY_PACKED),
+        ty if ty.is_integer() || ty.is_temporal() => Some(Encoding::DELTA_BINARY_PACKED),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => {
+            Some(Encoding::DELTA_LENGTH_BYTE_ARRAY)
+        }
+        _ => None,
+    }
 }
 
 /// Whether the first rows of a column of flat values hold few repetitions.
@@ -214,4 +234,77 @@ fn mostly_distinct(array: &dyn Array) -> bool {
         _ => return false,
     };
     distinct * ROWS_PER_DISTINCT > rows
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Date32Array, Decimal128Array, Int8Array, Int64Array, UInt64Array};
+    use dms_core::schema::{Column, TableName};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::file::metadata::ColumnChunkMetaData;
+
+    use super::*;
+
+    /// Differences between them overflow.
+    fn extremes(table: &TableSchema) -> RecordBatch {
+        let rows = 5000;
+        let pick = |row: usize| [0, 2, 1, 0, 3][row % 5];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter(
+                (0..rows).map(|row| [Some(i64::MIN), Some(i64::MAX), None, Some(0)][pick(row)]),
+            )),
+            Arc::new(UInt64Array::from_iter_values(
+                (0..rows).map(|row| [0, u64::MAX, 1, 1 << 63][pick(row)]),
+            )),
+            Arc::new(Int8Array::from_iter_values(
+                (0..rows).map(|row| [i8::MIN, i8::MAX, -1, 0][pick(row)]),
+            )),
+            Arc::new(Date32Array::from_iter_values(
+                (0..rows).map(|row| [i32::MIN, i32::MAX, -1, 0][pick(row)]),
+            )),
+            Arc::new(
+                Decimal128Array::from_iter_values((0..rows).map(|row| {
+                    [-999_999_999_999_999_999, 999_999_999_999_999_999, 0, 1][pick(row)]
+                }))
+                .with_precision_and_scale(18, 2)
+                .unwrap(),
+            ),
+            Arc::new(arrow::array::StringArray::from_iter((0..rows).map(|row| {
+                [Some("x".repeat(row % 300)), None, Some(String::new()), Some("é".into())]
+                    [pick(row)]
+                .clone()
+            }))),
+        ];
+        RecordBatch::try_new(table.arrow_schema(), columns).unwrap()
+    }
+
+    #[test]
+    fn each_version_reads_back() {
+        let types = ["int64", "uint64", "int8", "date", "decimal(18,2)", "text"];
+        let columns = types.iter().map(|ty| Column::new(*ty, ty.parse().unwrap()));
+        let table = TableSchema::new(TableName::new("s", "t"), columns.collect());
+        let batch = extremes(&table);
+        for (version, has_delta) in [(ParquetVersion::V1, false), (ParquetVersion::V2, true)] {
+            let mut settings = FolderSettings::new("memory:///");
+            settings.dictionary = Dictionary::Off;
+            settings.parquet_version = version;
+            let mut encoder = ParquetEncoder::new(&table, &settings, &batch).unwrap();
+            let mut file = encoder.write(&batch).unwrap();
+            file.extend(encoder.finish().unwrap().0);
+            let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(file)).unwrap();
+            let is_delta = |column: &ColumnChunkMetaData| {
+                column.encodings().any(|encoding| {
+                    matches!(
+                        encoding,
+                        Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY
+                    )
+                })
+            };
+            let group = reader.metadata().row_group(0);
+            assert!(group.columns().iter().all(|column| is_delta(column) == has_delta));
+            let read: Vec<_> = reader.build().unwrap().map(|batch| batch.unwrap()).collect();
+            let read = arrow::compute::concat_batches(&read[0].schema(), &read).unwrap();
+            assert_eq!(from_storage(&read, &table).unwrap(), batch);
+        }
+    }
 }
