@@ -179,6 +179,11 @@ impl BatchSender {
         let _ = self.sender.send((Err(error), None));
     }
 
+    /// Waits until the stream is dropped.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Whether the stream was dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How often and how patiently work is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl RetryPolicy {
     {
         let mut wait = self.interval;
         for _ in 0..self.retries {
-            match work().await {
+            match until_stopped(stop, work()).await {
                 Err(error) if error.is_transient() && !stop.is_cancelled() => {
                     failed(&error);
                     tokio::select! {
@@ -48,7 +48,32 @@ impl RetryPolicy {
                 result => return result,
             }
         }
-        work().await
+        until_stopped(stop, work()).await
+    }
+}
+
+/// How long work may take to end by itself when a stop is asked for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs work that ends by itself when `stop` is asked for, or is dropped if it does not: a server
+/// may let it wait for a lock or an index.
+///
+/// # Errors
+/// `Stopped` for dropped work, else those of `work`.
+pub(crate) async fn until_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let given_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = given_up => {
+            Err(Error::new(ErrorKind::Stopped, "the task was stopped; run it again to go on"))
+        }
     }
 }
 
@@ -79,6 +104,19 @@ mod tests {
             )
             .await;
         (count.get(), result)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_is_dropped_after_a_stop() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ends = until_stopped(&stop, async {
+            tokio::time::sleep(GRACE / 2).await;
+            Ok(())
+        });
+        ends.await.unwrap();
+        let hangs = POLICY.run(&stop, futures::future::pending::<Result<()>>, |_| {});
+        assert!(hangs.await.unwrap_err().is_stop());
     }
 
     #[tokio::test]

@@ -1,7 +1,9 @@
 //! Connections with a session that no default of the role can disturb.
 
 use dms_core::Result;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{CancelToken, Client, Connection, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::convert;
 use super::settings::PostgresSettings;
@@ -15,14 +17,65 @@ const SESSION: &str = "SET lock_timeout = 0; SET idle_in_transaction_session_tim
 /// Opens a connection. It closes when the client is dropped, which ends its transaction.
 pub(super) async fn connect(settings: &PostgresSettings) -> Result<Client> {
     let doing = format!("{} cannot be opened", settings.info());
-    let connected = settings.config.connect(NoTls).await;
-    let (client, connection) = connected.map_err(|error| convert(error, &doing))?;
-    // What ends the connection is told to whoever waits for an answer.
+    let failed = |error| convert(error, &doing);
+    let client = match &settings.tls {
+        None => {
+            let (client, connection) = settings.config.connect(NoTls).await.map_err(failed)?;
+            drive(connection);
+            client
+        }
+        Some(tls) => {
+            let connected = settings.config.connect(tls.clone()).await;
+            let (client, connection) = connected.map_err(failed)?;
+            drive(connection);
+            client
+        }
+    };
+    client.batch_execute(SESSION).await.map_err(failed)?;
+    Ok(client)
+}
+
+/// What ends the connection is told to whoever waits for an answer.
+fn drive<S: TlsStream + Unpin + Send + 'static>(connection: Connection<Socket, S>) {
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    client.batch_execute(SESSION).await.map_err(|error| convert(error, &doing))?;
-    Ok(client)
+}
+
+/// Ends the statement that a connection is in when it is dropped before [`done`](Self::done): a
+/// server does not see that its client is gone while it builds an index or waits for a lock.
+pub(super) struct CancelOnDrop {
+    token: Option<CancelToken>,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl CancelOnDrop {
+    pub(super) fn new(client: &Client, settings: &PostgresSettings) -> Self {
+        Self { token: Some(client.cancel_token()), tls: settings.tls.clone() }
+    }
+
+    pub(super) fn done(mut self) {
+        self.token = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let (Some(token), Ok(runtime)) = (self.token.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let tls = self.tls.take();
+        runtime.spawn(async move {
+            let cancelled = match tls {
+                None => token.cancel_query(NoTls).await,
+                Some(tls) => token.cancel_query(tls).await,
+            };
+            if let Err(error) = cancelled {
+                tracing::warn!(%error, "a statement on the server could not be cancelled");
+            }
+        });
+    }
 }
 
 /// The server's version, as 150004 for 15.4.

@@ -6,6 +6,12 @@ use tokio_postgres::error::SqlState;
 /// Says what happened and what to do; `doing` is the object and the act.
 pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
     let Some(server) = error.as_db_error() else {
+        if let Some(cause) = tls_cause(&error) {
+            let message = format!(
+                "{doing}: TLS failed: {cause}; check sslmode, sslrootcert, sslcert and sslkey"
+            );
+            return Error::new(ErrorKind::Connection, message).with_source(error);
+        }
         let broken = error.is_closed() || std::error::Error::source(&error).is_some();
         let converted = Error::new(
             ErrorKind::Connection,
@@ -56,4 +62,11 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
     message.push_str(remedy);
     let converted = Error::new(kind, message);
     if transient { converted.transient() } else { converted }
+}
+
+/// Why TLS was not to be had: the one kind of error of the client that trying again does not mend.
+fn tls_cause(error: &tokio_postgres::Error) -> Option<String> {
+    let is_tls = error.to_string().starts_with("error performing TLS handshake");
+    let cause = || std::error::Error::source(error).map(ToString::to_string);
+    is_tls.then(|| cause().unwrap_or_default())
 }

@@ -11,6 +11,7 @@
 mod connection;
 mod copy;
 mod discover;
+mod environment;
 mod error;
 mod partition;
 mod prepare;
@@ -19,6 +20,7 @@ mod snapshot;
 mod source;
 mod state;
 mod target;
+mod tls;
 mod types;
 
 use std::sync::Arc;

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use dms_core::endpoint::{EndpointInfo, EndpointSettings};
 use dms_core::mapping::Pattern;
 use dms_core::schema::{LogicalType, TableName};
 use dms_core::{Error, Result};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::ENGINE;
+use super::environment::{self, Variables};
+use super::tls::{self, Files, Mode};
 
 /// A PostgreSQL endpoint. `Debug` shows no password.
 #[derive(Clone)]
@@ -24,20 +29,34 @@ pub struct PostgresSettings {
     /// Types of a source's columns, by pattern of `schema.table.column`; the first in alphabetical
     /// order wins. A column of any type can be `text`, one of numbers `numeric`.
     pub column_types: Vec<(Pattern, LogicalType)>,
+    /// How to speak TLS, unless it is off.
+    pub(super) tls: Option<MakeRustlsConnect>,
     address: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
     control_schema: String,
     column_types: BTreeMap<String, LogicalType>,
     password: Option<String>,
+    sslmode: Option<String>,
+    sslrootcert: Option<String>,
+    sslcert: Option<String>,
+    sslkey: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { control_schema: "dms".to_owned(), column_types: BTreeMap::new(), password: None }
+        Self {
+            control_schema: "dms".to_owned(),
+            column_types: BTreeMap::new(),
+            password: None,
+            sslmode: None,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+        }
     }
 }
 
@@ -52,18 +71,26 @@ impl PostgresSettings {
     }
 
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
-    /// `tokio-postgres` knows, and the options `password`, `control-schema` and `column-types`.
+    /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
+    /// the options `password`, `control-schema`, `column-types` and, again, those of TLS. What
+    /// neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
+    /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
     /// # Errors
-    /// `Settings` naming the option, or what is wrong with the URL.
+    /// `Settings` naming the option, the variable, the file, or what is wrong with the URL.
     pub fn from_endpoint(endpoint: &EndpointSettings) -> Result<Self> {
+        Self::read(endpoint, &|name| std::env::var(name).ok())
+    }
+
+    fn read(endpoint: &EndpointSettings, variables: Variables<'_>) -> Result<Self> {
         let options: Options = dms_core::json::parse_value(
             serde_json::Value::Object(endpoint.options.clone()),
             "options of the postgres endpoint",
         )?;
         let address = endpoint.redacted_url();
+        let (url, mut of_tls) = split(&endpoint.url);
         // The parser's own message might show a part of the URL, and so of a password.
-        let mut config: Config = endpoint.url.parse().map_err(|_| {
+        let mut config: Config = url.parse().map_err(|_| {
             Error::settings(format!(
                 "{address} is no postgres url; write \
                  postgres://user:password@host:5432/database, special characters as %XX"
@@ -72,24 +99,50 @@ impl PostgresSettings {
         if let Some(password) = options.password {
             config.password(password);
         }
-        if matches!(config.get_ssl_mode(), SslMode::Require) {
-            return Err(Error::settings(
-                "sslmode=require: this version has no TLS yet; use sslmode=disable over a network \
-                 that is trusted, or a tunnel",
-            ));
-        }
+        environment::complete(&mut config, variables)?;
+        let mut choose = |option: Option<String>, name: &str| {
+            let variable = || variables(&format!("PG{}", name.to_uppercase()));
+            option.or_else(|| of_tls.remove(name)).or_else(variable)
+        };
+        let mode = choose(options.sslmode, "sslmode");
+        let files = Files {
+            root: choose(options.sslrootcert, "sslrootcert"),
+            certificate: choose(options.sslcert, "sslcert"),
+            key: choose(options.sslkey, "sslkey"),
+            folder: environment::certificates_folder(variables),
+        };
+        let is_socket = config.get_hosts().iter().all(|host| !matches!(host, Host::Tcp(_)));
+        let mode = match mode {
+            // Nobody listens in on a socket of the machine, and no server encrypts it.
+            _ if is_socket && config.get_hostaddrs().is_empty() => Mode::Disable,
+            Some(mode) => Mode::parse(&mode)?,
+            None => Mode::Prefer,
+        };
+        config.ssl_mode(match mode {
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+        });
+        let tls = match mode {
+            Mode::Disable => None,
+            mode => Some(tls::connector(mode, &files)?),
+        };
         if config.get_application_name().is_none() {
             config.application_name("dms");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
         // A role's own timeout could end even the statements that lift it.
         let given = config.get_options().unwrap_or_default().to_owned();
         config.options(format!("{given} -c statement_timeout=0").trim_start());
-        config.keepalives_idle(std::time::Duration::from_secs(30));
+        config.keepalives_idle(Duration::from_secs(30));
         let types = options.column_types.into_iter();
         Ok(Self {
             config,
             control_schema: options.control_schema,
             column_types: types.map(|(name, ty)| (Pattern::new(name), ty)).collect(),
+            tls,
             address,
         })
     }
@@ -103,6 +156,27 @@ impl PostgresSettings {
     pub(super) fn info(&self) -> EndpointInfo {
         EndpointInfo { engine: ENGINE, address: self.address.clone() }
     }
+}
+
+/// How long a server may take to answer at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Takes the parameters out of a URL that `tokio-postgres` does not know.
+fn split(url: &str) -> (String, BTreeMap<String, String>) {
+    let mut ours = BTreeMap::new();
+    let Some((base, query)) = url.split_once('?') else { return (url.to_owned(), ours) };
+    let mut rest = Vec::new();
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some((name @ ("sslmode" | "sslrootcert" | "sslcert" | "sslkey"), value)) => {
+                let value = percent_decode_str(value).decode_utf8_lossy();
+                ours.insert(name.to_owned(), value.into_owned());
+            }
+            _ => rest.push(parameter),
+        }
+    }
+    let url = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+    (url, ours)
 }
 
 impl fmt::Debug for PostgresSettings {
@@ -129,6 +203,33 @@ mod tests {
         endpoint.options.insert("contol-schema".into(), "x".into());
         let error = PostgresSettings::from_endpoint(&endpoint).unwrap_err().to_string();
         assert!(error.contains("contol-schema") && error.contains("control-schema"), "{error}");
-        assert!(PostgresSettings::new("postgres://db/shop?sslmode=require").is_err());
+    }
+
+    #[test]
+    fn tls_by_url_option_and_variable() {
+        let read = |url: &str, sslmode: Option<&str>, variable: &'static str| {
+            let mut endpoint = EndpointSettings::new(url);
+            if let Some(mode) = sslmode {
+                endpoint.options.insert("sslmode".into(), mode.into());
+            }
+            let variables = |name: &str| (name == "PGSSLMODE").then(|| variable.to_owned());
+            PostgresSettings::read(&endpoint, &variables)
+        };
+        let mode = |url: &str, option: Option<&str>, variable: &'static str| {
+            read(url, option, variable).unwrap().config.get_ssl_mode()
+        };
+        let url = "postgres://db/shop?connect_timeout=5&sslmode=disable";
+        assert_eq!(mode(url, None, "require"), SslMode::Disable);
+        assert_eq!(mode(url, Some("verify-full"), "prefer"), SslMode::Require);
+        assert_eq!(mode("postgres://db/shop", None, "require"), SslMode::Require);
+        assert_eq!(mode("postgres:///shop?host=/tmp", None, "require"), SslMode::Disable);
+        for (url, says) in [
+            ("postgres://db/shop?sslmode=on", "sslmode=on"),
+            ("postgres://db/shop?sslmode=verify-ca&sslrootcert=/no/file", "/no/file"),
+            ("postgres://db/shop?sslcert=/no/file", "sslkey"),
+        ] {
+            let error = read(url, None, "prefer").unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

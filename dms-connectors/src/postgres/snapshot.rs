@@ -10,7 +10,7 @@ use dms_core::{Error, Result};
 use futures::StreamExt;
 use tokio_postgres::Client;
 
-use super::connection::{connect, version};
+use super::connection::{CancelOnDrop, connect, version};
 use super::copy::Decoder;
 use super::error::convert;
 use super::partition::{self, Part};
@@ -87,7 +87,10 @@ impl Snapshot for PostgresSnapshot {
         table: &TableSchema,
         goal: &PartitionGoal,
     ) -> Result<Vec<Partition>> {
-        partition::split(&self.keeper, self.version, table, goal).await
+        let statement = CancelOnDrop::new(&self.keeper, &self.settings);
+        let partitions = partition::split(&self.keeper, self.version, table, goal).await;
+        statement.done();
+        partitions
     }
 
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
@@ -95,11 +98,18 @@ impl Snapshot for PostgresSnapshot {
         let client = self.reader().await?;
         let schema = request.projected()?.arrow_schema();
         let (sender, stream) = channel(schema, request.prefetch_bytes);
+        let statement = CancelOnDrop::new(&client, &self.settings);
         tokio::spawn(async move {
             // The transaction ends with its connection.
-            if let Err(error) = read.run(&client, &request, &sender).await {
-                sender.fail(error.context("table", &request.table.name));
+            let ended = tokio::select! {
+                ended = read.run(&client, &request, &sender) => ended,
+                // The server may be waiting for a lock, or find no row for long.
+                () = sender.closed() => return,
+            };
+            if let Err(error) = ended {
+                return sender.fail(error.context("table", &request.table.name));
             }
+            statement.done();
         });
         Ok(stream)
     }

@@ -8,7 +8,7 @@ use dms_core::endpoint::{EndpointInfo, Snapshot, Source};
 use dms_core::mapping::Selection;
 use dms_core::schema::{Catalog, TableSchema};
 
-use super::connection::connect;
+use super::connection::{CancelOnDrop, connect};
 use super::discover;
 use super::settings::PostgresSettings;
 use super::snapshot::PostgresSnapshot;
@@ -38,7 +38,10 @@ impl Source for PostgresSource {
 
     async fn discover(&self, selection: &Selection) -> Result<Catalog> {
         let client = connect(&self.settings).await?;
-        discover::discover(&client, &self.settings, selection).await
+        let statement = CancelOnDrop::new(&client, &self.settings);
+        let catalog = discover::discover(&client, &self.settings, selection).await;
+        statement.done();
+        catalog
     }
 
     async fn snapshot(

@@ -14,7 +14,7 @@ use dms_core::{Error, ErrorKind, Result, fault};
 use futures::{SinkExt, StreamExt};
 use tokio_postgres::Transaction;
 
-use super::connection::connect;
+use super::connection::{CancelOnDrop, connect};
 use super::copy::Encoder;
 use super::error::convert;
 use super::prepare::{build_keys, prepare, qualified};
@@ -94,6 +94,7 @@ impl Target for PostgresTarget {
         let prepare = async {
             let failed = |error| convert(error, "the table cannot be prepared");
             let mut client = connect(&self.settings).await?;
+            let statement = CancelOnDrop::new(&client, &self.settings);
             let transaction = client.transaction().await.map_err(failed)?;
             self.state.check_epoch(&transaction, run).await?;
             let keeps_rows = prepare(&transaction, table, mode).await?;
@@ -107,7 +108,9 @@ impl Target for PostgresTarget {
             }
             self.state.begin_table(&transaction, run, &table.name, partitions, position).await?;
             fault::point("postgres-target-prepare")?;
-            transaction.commit().await.map_err(failed)
+            transaction.commit().await.map_err(failed)?;
+            statement.done();
+            Ok(())
         };
         prepare.await.map_err(|error| error.context("table", &table.name))
     }
@@ -123,6 +126,7 @@ impl Target for PostgresTarget {
         let load = async {
             let failed = |error| convert(error, LOADING);
             let mut client = connect(&self.settings).await?;
+            let statement = CancelOnDrop::new(&client, &self.settings);
             let transaction = client.transaction().await.map_err(failed)?;
             self.state.check_epoch(&transaction, run).await?;
             let held = self.state.receipt(&transaction, run, &table.name, partition.number).await?;
@@ -135,6 +139,7 @@ impl Target for PostgresTarget {
             self.state.add_receipt(&transaction, run, &table.name, &receipt).await?;
             fault::point("postgres-target-load")?;
             transaction.commit().await.map_err(failed)?;
+            statement.done();
             fault::point("postgres-target-loaded")?;
             Ok(receipt)
         };
@@ -145,12 +150,15 @@ impl Target for PostgresTarget {
         let finish = async {
             let failed = |error| convert(error, "the table cannot be completed");
             let mut client = connect(&self.settings).await?;
+            let statement = CancelOnDrop::new(&client, &self.settings);
             let transaction = client.transaction().await.map_err(failed)?;
             self.state.check_epoch(&transaction, run).await?;
             self.state.finish_table(&transaction, run, &table.name).await?;
             build_keys(&transaction, table).await?;
             fault::point("postgres-target-finish")?;
-            transaction.commit().await.map_err(failed)
+            transaction.commit().await.map_err(failed)?;
+            statement.done();
+            Ok(())
         };
         finish.await.map_err(|error: Error| error.context("table", &table.name))
     }

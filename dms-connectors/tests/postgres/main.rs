@@ -7,6 +7,8 @@ mod conformance;
 mod lanes;
 mod server;
 mod snapshot;
+mod stop;
+mod tls;
 mod types;
 
 use std::sync::Arc;

@@ -15,6 +15,8 @@ use tokio_postgres::{Client, NoTls};
 /// A running server; it stops when this process ends, however it ends.
 pub(crate) struct Server {
     pub(crate) port: u16,
+    /// Its data, and its socket.
+    pub(crate) folder: PathBuf,
     _watched: Child,
 }
 
@@ -44,6 +46,16 @@ fn unprivileged() -> Option<(u32, u32)> {
             .then(|| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)))?
     });
     is_root.then(|| postgres.unwrap_or((65534, 65534)))
+}
+
+/// Lets the server alone read a file or folder, which it insists on.
+pub(crate) fn give(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = if path.is_dir() { 0o700 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    if let Some((uid, gid)) = unprivileged() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
 }
 
 impl Server {
@@ -107,7 +119,7 @@ impl Server {
                 said.push('\n');
             }
         }
-        Self { port, _watched: watched }
+        Self { port, folder, _watched: watched }
     }
 
     /// A new database, by its URL.

@@ -24,7 +24,7 @@ pub use unit::{Unit, run_unit};
 use crate::endpoint::{Snapshot, Source, Target};
 use crate::fault;
 use crate::mapping::{TableMapping, TablePlan};
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, until_stopped};
 use crate::schema::TableSchema;
 use crate::task::{Events, Report, TaskSettings};
 use crate::{Error, Result, ResultExt};
@@ -162,10 +162,11 @@ impl FullLoad {
 
     async fn run_named(self, stop: CancellationToken) -> Result<Report> {
         let started = Instant::now();
-        let plans = self.plan().await?;
+        let plans = until_stopped(&stop, self.plan()).await?;
         Assessment::new(&plans, &*self.target, &self.settings.accept_loss).accept()?;
         let retry = self.settings.retry_policy();
-        let progress = self.target.begin(&self.name).await.context("side", "target")?;
+        let begun = until_stopped(&stop, self.target.begin(&self.name)).await;
+        let progress = begun.context("side", "target")?;
         fault::point("full-load-begun")?;
         let snapshot = self.snapshot(&plans, &retry, &stop).await?;
         let queue = Arc::new(

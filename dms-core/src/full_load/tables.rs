@@ -14,6 +14,7 @@ use crate::endpoint::{
 use crate::fault;
 use crate::mapping::TablePlan;
 use crate::position::Position;
+use crate::retry::until_stopped;
 use crate::task::{EventKind, Events, TaskSettings};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
@@ -52,7 +53,7 @@ impl Preparation<'_> {
                 StartType::Resume => progress.tables.remove(&plan.target.name),
                 StartType::Reload => None,
             };
-            match self.table(&progress.run, &plan, held).await {
+            match until_stopped(self.stop, self.table(&progress.run, &plan, held)).await {
                 Ok((table, units)) => queue.push(table, units),
                 Err(error) if error.is_stop() => return Err(error),
                 Err(error) => queue.push_failed(plan, error),
