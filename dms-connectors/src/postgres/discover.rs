@@ -51,7 +51,12 @@ SELECT a.attrelid, a.attname::text, a.attnotnull, a.attgenerated::text <> '',
         ELSE n.nspname::text || '.' || t.typname::text END,
     b.typmod, pg_catalog.format_type(b.oid, b.typmod),
     ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
+        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder),
+    EXISTS(SELECT FROM pg_catalog.pg_depend d
+        JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i'))
 FROM pg_catalog.pg_attribute a
 JOIN base b ON b.start = a.atttypid AND b.modifier = a.atttypmod
 JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
@@ -152,6 +157,6 @@ fn column(row: &Row) -> Column {
     let mut column = Column::new(row.get::<_, String>(1), logical_type(&ty));
     column.nullable = !row.get::<_, bool>(2);
     column.generated = row.get(3);
-    // An enum is not there on another server.
-    if labels.is_empty() { column.with_native_type(ENGINE, declaration) } else { column }
+    column.auto_increment = row.get(8);
+    column.with_native_type(ENGINE, declaration)
 }

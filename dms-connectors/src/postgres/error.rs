@@ -39,6 +39,11 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
         (_, &SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => {
             (ErrorKind::Schema, "; it was dropped or renamed meanwhile", false)
         }
+        (_, &SqlState::UNDEFINED_OBJECT) => (
+            ErrorKind::Schema,
+            "; create it on the target first, or read columns of the type as text by column-types",
+            false,
+        ),
         (_, &SqlState::INVALID_CATALOG_NAME) => (ErrorKind::NotFound, "", false),
         ("28", _) => (ErrorKind::Denied, "; check user and password", false),
         ("22", _) => (ErrorKind::Data, "; the target cannot hold a value", false),

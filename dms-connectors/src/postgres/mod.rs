@@ -13,8 +13,10 @@ mod copy;
 mod discover;
 mod environment;
 mod error;
+mod obstacles;
 mod partition;
 mod prepare;
+mod sequence;
 mod settings;
 mod snapshot;
 mod source;
@@ -29,7 +31,7 @@ use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-pub use settings::PostgresSettings;
+pub use settings::{ExistingIndexes, PostgresSettings};
 pub use source::PostgresSource;
 pub use target::PostgresTarget;
 

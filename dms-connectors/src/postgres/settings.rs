@@ -29,9 +29,28 @@ pub struct PostgresSettings {
     /// Types of a source's columns, by pattern of `schema.table.column`; the first in alphabetical
     /// order wins. A column of any type can be `text`, one of numbers `numeric`.
     pub column_types: Vec<(Pattern, LogicalType)>,
+    /// What becomes of secondary indexes and foreign keys that a target's table has already;
+    /// default keep.
+    pub existing_indexes: ExistingIndexes,
+    /// Whether a target's new tables stay out of the write-ahead log until their rows are there;
+    /// default false. Faster, but a crash of the server means that the table is loaded again, and
+    /// `SET LOGGED` writes it once more.
+    pub unlogged: bool,
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
     address: String,
+}
+
+/// What becomes of secondary indexes and foreign keys of a target's existing table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExistingIndexes {
+    /// They stay, and are reported.
+    #[default]
+    Keep,
+    /// They are dropped before the rows and built again after them; a foreign key when both of its
+    /// tables are complete.
+    Rebuild,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +59,8 @@ struct Options {
     control_schema: String,
     column_types: BTreeMap<String, LogicalType>,
     password: Option<String>,
+    existing_indexes: ExistingIndexes,
+    unlogged: bool,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
     sslcert: Option<String>,
@@ -52,6 +73,8 @@ impl Default for Options {
             control_schema: "dms".to_owned(),
             column_types: BTreeMap::new(),
             password: None,
+            existing_indexes: ExistingIndexes::default(),
+            unlogged: false,
             sslmode: None,
             sslrootcert: None,
             sslcert: None,
@@ -72,7 +95,8 @@ impl PostgresSettings {
 
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
     /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
-    /// the options `password`, `control-schema`, `column-types` and, again, those of TLS. What
+    /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged` and,
+    /// again, those of TLS. What
     /// neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
@@ -142,6 +166,8 @@ impl PostgresSettings {
             config,
             control_schema: options.control_schema,
             column_types: types.map(|(name, ty)| (Pattern::new(name), ty)).collect(),
+            existing_indexes: options.existing_indexes,
+            unlogged: options.unlogged,
             tls,
             address,
         })

@@ -14,7 +14,8 @@ use super::error::convert;
 use crate::sql::quote;
 
 /// Every table of ours; a source leaves them out.
-pub(super) const CONTROL_TABLES: &[&str] = &["dms_status", "dms_tables", "dms_partitions"];
+pub(super) const CONTROL_TABLES: &[&str] =
+    &["dms_status", "dms_tables", "dms_partitions", "dms_dropped"];
 
 const DOING: &str = "the record of progress in the target cannot be kept";
 
@@ -30,8 +31,14 @@ impl State {
         Self { schema: quote(schema) }
     }
 
+    /// The schema, quoted.
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
     /// `dms_status`: the newest epoch of each task. `dms_tables`: the load of each table.
     /// `dms_partitions`: one row a loaded partition, written in the transaction of its rows.
+    /// `dms_dropped`: what was dropped for a load and has to be built again.
     async fn create(&self, client: &Client) -> Result<()> {
         let schema = &self.schema;
         // Two tasks may begin at once, and IF NOT EXISTS alone would let one of them fail.
@@ -49,11 +56,16 @@ impl State {
                 task text NOT NULL, table_schema text NOT NULL, table_name text NOT NULL,
                 partition bigint NOT NULL, rows bigint NOT NULL, receipt text NOT NULL,
                 committed_at timestamptz NOT NULL DEFAULT now(),
-                PRIMARY KEY (task, table_schema, table_name, partition)); COMMIT"
+                PRIMARY KEY (task, table_schema, table_name, partition));
+            CREATE TABLE IF NOT EXISTS {schema}.dms_dropped (
+                task text NOT NULL, kind text NOT NULL, table_schema text NOT NULL,
+                table_name text NOT NULL, name text NOT NULL, definition text NOT NULL,
+                other_schema text NOT NULL, other_name text NOT NULL,
+                PRIMARY KEY (task, table_schema, table_name, name)); COMMIT"
         );
         let exists = format!(
             "SELECT pg_catalog.to_regclass('{}') IS NOT NULL",
-            format!("{schema}.dms_partitions").replace('\'', "''")
+            format!("{schema}.dms_dropped").replace('\'', "''")
         );
         let row = client.query_one(&exists, &[]).await.map_err(failed)?;
         // A role without the right to make a schema may use tables that are there.
@@ -228,13 +240,14 @@ impl State {
         Ok(())
     }
 
-    /// Records that every partition of the table is there; refuses while one is missing.
+    /// Records that every partition of the table is there, and returns how many rows that are;
+    /// refuses while one is missing.
     pub(super) async fn finish_table(
         &self,
         client: &impl GenericClient,
         run: &Run,
         table: &TableName,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let sql = format!(
             "UPDATE {}.dms_tables SET finished_at = now() \
              WHERE task = $1 AND table_schema = $2 AND table_name = $3 RETURNING partitions",
@@ -249,7 +262,7 @@ impl State {
         let missing =
             planned.iter().find(|p| !held.iter().any(|receipt| receipt.partition == p.number));
         match missing {
-            None => Ok(()),
+            None => Ok(held.iter().map(|receipt| receipt.rows).sum()),
             Some(missing) => {
                 Err(Error::schema("the table is not complete: a partition is missing")
                     .context("partition", missing.number))

@@ -17,8 +17,10 @@ use tokio_postgres::Transaction;
 use super::connection::{CancelOnDrop, connect};
 use super::copy::Encoder;
 use super::error::convert;
-use super::prepare::{build_keys, prepare, qualified};
-use super::settings::PostgresSettings;
+use super::obstacles;
+use super::prepare::{build_keys, prepare, qualified, set_logged};
+use super::sequence;
+use super::settings::{ExistingIndexes, PostgresSettings};
 use super::state::State;
 use super::types;
 use crate::sql::quote_all;
@@ -80,7 +82,11 @@ impl Target for PostgresTarget {
     }
 
     async fn begin(&self, task: &str) -> Result<TaskProgress> {
-        self.state.begin(&mut connect(&self.settings).await?, task).await
+        let mut client = connect(&self.settings).await?;
+        let progress = self.state.begin(&mut client, task).await?;
+        // Of a run that died between its last table and these.
+        self.state.rebuild_foreign_keys(&mut client, task).await?;
+        Ok(progress)
     }
 
     async fn prepare(
@@ -97,7 +103,14 @@ impl Target for PostgresTarget {
             let statement = CancelOnDrop::new(&client, &self.settings);
             let transaction = client.transaction().await.map_err(failed)?;
             self.state.check_epoch(&transaction, run).await?;
-            let keeps_rows = prepare(&transaction, table, mode).await?;
+            let rebuilds = self.settings.existing_indexes == ExistingIndexes::Rebuild;
+            if rebuilds {
+                // Before a TRUNCATE or DROP, which foreign keys of other tables forbid.
+                self.state.drop_obstacles(&transaction, run, &table.name).await?;
+            } else {
+                obstacles::report(&transaction, &table.name).await?;
+            }
+            let keeps_rows = prepare(&transaction, table, mode, self.settings.unlogged).await?;
             if keeps_rows && self.state.is_loaded_in_part(&transaction, run, &table.name).await? {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -153,10 +166,16 @@ impl Target for PostgresTarget {
             let statement = CancelOnDrop::new(&client, &self.settings);
             let transaction = client.transaction().await.map_err(failed)?;
             self.state.check_epoch(&transaction, run).await?;
-            self.state.finish_table(&transaction, run, &table.name).await?;
+            let rows = self.state.finish_table(&transaction, run, &table.name).await?;
+            if self.settings.unlogged {
+                set_logged(&transaction, &table.name, rows).await?;
+            }
+            self.state.rebuild_indexes(&transaction, run, &table.name).await?;
             build_keys(&transaction, table).await?;
+            sequence::advance(&transaction, &table.name).await?;
             fault::point("postgres-target-finish")?;
             transaction.commit().await.map_err(failed)?;
+            self.state.rebuild_foreign_keys(&mut client, &run.task).await?;
             statement.done();
             Ok(())
         };
@@ -221,7 +240,7 @@ async fn copy(
         });
         let values: Vec<String> = values.collect();
         let sql = format!(
-            "INSERT INTO {name} ({columns}) SELECT {} FROM pg_temp.dms_rows; \
+            "INSERT INTO {name} ({columns}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.dms_rows; \
              DROP TABLE pg_temp.dms_rows",
             values.join(", ")
         );

@@ -140,9 +140,7 @@ pub(super) fn declaration(column: &Column) -> String {
 /// Whether the column's values are written as text that the server makes values of.
 pub(super) fn is_parsed_by_server(column: &Column) -> bool {
     match &column.logical_type {
-        LogicalType::Other { .. } | LogicalType::Enum { .. } | LogicalType::Set { .. } => {
-            declaration(column) != "text"
-        }
+        LogicalType::Other { .. } | LogicalType::Set { .. } => declaration(column) != "text",
         LogicalType::TimeTz { .. } | LogicalType::BitString { .. } => true,
         LogicalType::Json | LogicalType::Text { .. } => {
             let declaration = declaration(column);

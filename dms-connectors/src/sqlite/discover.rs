@@ -105,6 +105,7 @@ fn table(
         // Other key columns may hold NULL, which SQLite keeps for compatibility with its past.
         let rowid_alias = pk > 0 && key_columns == 1 && is_integer(&column);
         column.nullable = !(not_null || pk > 0 && (listed.without_rowid || rowid_alias));
+        column.auto_increment = rowid_alias && !listed.without_rowid;
         column.generated = hidden == 2 || hidden == 3;
         columns.push(column);
         if pk > 0 {

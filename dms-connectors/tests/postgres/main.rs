@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod conformance;
+mod existing;
 mod lanes;
 mod server;
 mod snapshot;

@@ -61,6 +61,10 @@ pub struct Column {
     /// that computes it too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
+    /// Whether the engine numbers rows that are inserted without a value (identity, serial,
+    /// auto-increment): a target that does so too goes on behind the greatest number it holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_increment: bool,
 }
 
 impl Column {
@@ -72,6 +76,7 @@ impl Column {
             nullable: true,
             native_type: None,
             generated: false,
+            auto_increment: false,
         }
     }
 
