@@ -60,9 +60,11 @@ impl EndpointSettings {
 
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["password", "secret", "token", "key", "credential", "pwd", "sas"]
-        .iter()
-        .any(|word| name.contains(word))
+    // A signed URL of Azure (sig), AWS or Google is a credential as well.
+    name == "sig"
+        || ["password", "secret", "token", "key", "credential", "pwd", "sas", "signature"]
+            .iter()
+            .any(|word| name.contains(word))
 }
 
 fn redact(url: &str) -> String {
@@ -203,6 +205,7 @@ mod tests {
                 "postgres://app@db/shop?password=s3cret&x=1",
                 "postgres://app@db/shop?password=***&x=1",
             ),
+            ("az://lake/raw?sv=2023&sig=s3cret", "az://lake/raw?sv=2023&sig=***"),
             ("odbc:Driver=X;Uid=a;Pwd=s3cret", "odbc:Driver=X;Uid=a;Pwd=***"),
             ("sqlite:///a@b:c/d.db", "sqlite:///a@b:c/d.db"),
         ] {
