@@ -78,9 +78,25 @@ fn of_connection(_error: &(dyn StdError + 'static)) -> Option<Verdict> {
     None
 }
 
-/// Where machines of AWS, Google and Azure offer credentials to programs that run on them.
-const CREDENTIALS_OF_MACHINES: [&str; 3] =
-    ["/latest/api/token", "/computeMetadata/", "/metadata/identity/"];
+/// Where machines of AWS, Google and Azure offer credentials to programs that run on them, and what
+/// to do where they do not.
+const CREDENTIALS_OF_MACHINES: [(&str, &str); 3] = [
+    (
+        "/latest/api/token",
+        "; no credentials were given and this machine offers none: set them as options \
+         (access-key-id, secret-access-key) or in the environment",
+    ),
+    (
+        "/computeMetadata/",
+        "; no credentials were given and this machine offers none: set them as option \
+         (service-account, service-account-key) or in the environment",
+    ),
+    (
+        "/metadata/identity/",
+        "; no credentials were given and this machine offers none: set them as option \
+         (account-key, sas-key) or in the environment",
+    ),
+];
 
 /// What a server's answer means. The store tells it in full only for requests of one object; of a
 /// listing, which is the first request of all, it leaves a text. The tests over HTTP hold this text.
@@ -90,17 +106,15 @@ fn of_answer(text: &str) -> Option<Verdict> {
     }
     // Without credentials the store asks the machine it runs on for some.
     if text.starts_with("Error performing")
-        && CREDENTIALS_OF_MACHINES.iter().any(|place| text.contains(place))
+        && let Some((_, remedy)) =
+            CREDENTIALS_OF_MACHINES.iter().find(|(place, _)| text.contains(place))
     {
-        return Some((
-            ErrorKind::Denied,
-            "; no credentials were given and this machine offers none: set them as options \
-             (access-key-id, secret-access-key) or in the environment",
-            false,
-        ));
+        return Some((ErrorKind::Denied, remedy, false));
     }
-    // One of many deletions, in an answer that is no error by itself.
-    if text.starts_with("DeleteObjects request failed") && text.contains("(code: AccessDenied)") {
+    // One of many deletions, in an answer that is no error by itself: of S3, of Azure.
+    if (text.starts_with("DeleteObjects request failed") && text.contains("(code: AccessDenied)"))
+        || (text.starts_with("Bulk delete request failed") && text.ends_with("(code: 403)"))
+    {
         return Some((ErrorKind::Denied, "; check the right to delete in the bucket", false));
     }
     let status: u16 =

@@ -14,7 +14,8 @@
 //! files of a load under way or given up.
 //!
 //! A process that dies in an upload leaves its parts in an object store, where nobody sees them and
-//! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads.
+//! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads
+//! (Azure drops them after a week by itself).
 //! A store must refuse to create what is there (`If-None-Match: *` of S3), and one that does not is
 //! itself refused.
 //!

@@ -71,7 +71,10 @@ pub enum ParquetVersion {
 
 /// A folder or object store endpoint. What is not an option here and speaks of the store (`region`,
 /// `endpoint`, `access-key-id`, …) goes to the store, by `object_store`'s own names; environment
-/// variables count too.
+/// variables count too. Of Azure they are `account-name`, `account-key` or `sas-key`, and `endpoint`
+/// for one that is not at `https://account.blob.core.windows.net`; of Google `service-account` (a
+/// file) or `service-account-key` (what is in it). `allow-http` is `true` for an address without
+/// TLS.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 #[non_exhaustive]

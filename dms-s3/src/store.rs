@@ -308,20 +308,22 @@ fn check_parts(url: &url::Url, address: &str) -> Result<()> {
     if url.query().is_some() {
         return wrong("write ? in a path as %3F; what the store needs to know goes into options");
     }
-    // Of Azure's URLs they are the container and the account.
-    if matches!(url.scheme(), "s3" | "s3a" | "gs") {
-        if !url.username().is_empty() || url.password().is_some() {
-            return wrong(
-                "a url takes no credentials; give them as options (for S3 access-key-id and \
-                 secret-access-key) or in the environment",
-            );
-        }
-        if url.port().is_some() {
-            return wrong(
-                "behind the scheme stands a bucket, which has no port; give the address of the \
-                 store as option endpoint",
-            );
-        }
+    if url.scheme() == "memory" {
+        return Ok(());
+    }
+    // abfs://container@account.dfs.core.windows.net/prefix
+    let names_account = matches!(url.scheme(), "az" | "abfs" | "abfss");
+    if url.password().is_some() || (!url.username().is_empty() && !names_account) {
+        return wrong(
+            "a url takes no credentials; give them as options (for S3 access-key-id and \
+             secret-access-key, for Azure account-name and account-key) or in the environment",
+        );
+    }
+    if url.port().is_some() {
+        return wrong(
+            "behind the scheme stands a bucket, which has no port; give the address of the store \
+             as option endpoint",
+        );
     }
     Ok(())
 }
@@ -368,8 +370,11 @@ fn remote(url: &url::Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn 
                 let key: $key = name.parse().map_err(|_| unknown(name))?;
                 builder = builder.with_config(key, value);
             }
-            let store = builder.build();
-            Ok(Arc::new(store.map_err(|error| convert(error, "the store cannot be opened"))?))
+            // Nothing has been asked of the store yet: what is wrong is wrong in the settings.
+            Ok(Arc::new(builder.build().map_err(|error| {
+                Error::settings("the store cannot be opened; check its url and options")
+                    .with_source(error)
+            })?))
         }};
     }
     match url.scheme() {

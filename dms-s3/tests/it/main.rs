@@ -1,6 +1,8 @@
 //! Folders and object stores as endpoints.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[cfg(feature = "azure")]
+mod azure;
 mod conformance;
 mod crash;
 mod damage;

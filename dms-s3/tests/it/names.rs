@@ -99,3 +99,25 @@ fn a_url_of_which_a_part_would_be_ignored_is_refused() {
     }
     assert!(FolderTarget::open("s3://lake/raw%231/x").is_ok());
 }
+
+/// A password would go nowhere but into messages; a port, or a name that is no account, is ignored.
+#[cfg(feature = "azure")]
+#[test]
+fn an_azure_url_of_which_a_part_would_be_ignored_is_refused() {
+    for (url, says) in [
+        ("az://lake/raw#1/x", "%23"),
+        ("az://lake/raw?sig=hidden", "options"),
+        ("az://key:hidden@lake/raw", "account-key"),
+        ("abfss://lake:hidden@account.dfs.core.windows.net/raw", "account-key"),
+        ("azure://hidden@lake/raw", "account-key"),
+        ("az://localhost:10000/lake", "endpoint"),
+        ("az://lake@nowhere/raw", "url"),
+    ] {
+        let error = FolderTarget::open(url).unwrap_err();
+        assert_eq!(error.kind(), dms_core::ErrorKind::Settings, "{url}: {error}");
+        assert!(error.to_string().contains(says), "{url}: {error}");
+        let shown = format!("{error} {error:?}").contains("hidden");
+        assert!(!shown || url == "azure://hidden@lake/raw", "{error:?}");
+    }
+    assert!(FolderTarget::open("abfss://lake@account.dfs.core.windows.net/raw").is_ok());
+}
