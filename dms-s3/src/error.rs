@@ -145,3 +145,46 @@ pub(crate) fn corrupt(path: &str, what: &str) -> Error {
         ),
     )
 }
+
+#[cfg(all(test, feature = "azure"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use object_store::ObjectStoreExt;
+    use object_store::azure::MicrosoftAzureBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Answers one request as Azure does a deletion that it forbids: in an answer that is a success.
+    async fn forbid_deletion(listener: tokio::net::TcpListener) {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        // The end of the request's body.
+        while !request.ends_with(b"--\r\n") {
+            assert!(socket.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let body = "--part\r\nContent-Type: application/http\r\nContent-ID: 0\r\n\r\n\
+                    HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n\r\n--part--\r\n";
+        let head = "HTTP/1.1 202 Accepted\r\nContent-Type: multipart/mixed; boundary=part\r\n";
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_deletion_that_azure_forbids_is_denied() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = MicrosoftAzureBuilder::new()
+            .with_account("account")
+            .with_access_key("a2V5")
+            .with_container_name("lake")
+            .with_endpoint(format!("http://{}", listener.local_addr().unwrap()))
+            .with_allow_http(true)
+            .build()
+            .unwrap();
+        let place = "place".into();
+        let (deleted, ()) = tokio::join!(store.delete(&place), forbid_deletion(listener));
+        let error = convert(deleted.unwrap_err(), "it cannot be removed");
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+        assert!(error.to_string().contains("right to delete"), "{error:?}");
+    }
+}
