@@ -12,7 +12,7 @@ use object_store::client::{HttpConnector, HttpRequest, HttpRequestBody, ReqwestC
 
 /// Names the program, as `scripts/test-clouds` does.
 const PROGRAM: &str = "AZURITE_BLOB";
-pub(crate) const CONTAINER: &str = "lake";
+const CONTAINER: &str = "lake";
 /// The only account that Azurite has unless told otherwise, and its key, both public.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str =
