@@ -28,6 +28,7 @@ pub(super) fn complete(config: &mut Config, variables: Variables<'_>) -> Result<
             config.host(host);
         }
     }
+    // A URL with a host always has a port.
     if config.get_ports().is_empty()
         && let Some(port) = variables("PGPORT")
     {
@@ -194,7 +195,7 @@ mod tests {
         complete(&mut config, &variables).unwrap();
         assert_eq!((config.get_user(), config.get_ports()), (Some("you"), [1].as_slice()));
         let bad = |name: &str| (name == "PGPORT").then(|| "x".to_owned());
-        let error = complete(&mut "postgres://h/".parse().unwrap(), &bad).unwrap_err();
+        let error = complete(&mut "postgres://".parse().unwrap(), &bad).unwrap_err();
         assert!(error.to_string().contains("PGPORT"), "{error}");
     }
 

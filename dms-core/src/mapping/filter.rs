@@ -58,6 +58,15 @@ impl Filter {
             let place = |error: Error| error.context("table", &table.name).context("column", name);
             let column = table.columns.iter().find(|column| column.name == *name);
             let column = column.ok_or_else(|| place(no_column()))?;
+            let compares = alternatives.iter().any(|condition| !condition.values.is_empty());
+            // Ranges need any order that puts each row into one of them; a filter needs the engine's.
+            if compares && matches!(column.logical_type, LogicalType::Other { .. }) {
+                return Err(place(Error::settings(format!(
+                    "only the engine knows how values of type {} compare; choose rows by another \
+                     column",
+                    column.logical_type
+                ))));
+            }
             for value in alternatives.iter().flat_map(|condition| &condition.values) {
                 bound(value, &column.logical_type).map_err(place)?;
             }

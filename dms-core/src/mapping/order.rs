@@ -98,6 +98,5 @@ fn is_ordered(ty: &LogicalType) -> bool {
             | LogicalType::Array(_)
             | LogicalType::Set { .. }
             | LogicalType::TimeTz { .. }
-            | LogicalType::Other { .. }
     )
 }

@@ -26,6 +26,12 @@ impl Database {
         wait(async { work(server::connect(&self.url).await).await })
     }
 
+    /// Runs statements.
+    pub(crate) fn execute(&self, sql: &str) {
+        let sql = sql.to_owned();
+        self.with(|client| async move { client.batch_execute(&sql).await.unwrap() });
+    }
+
     /// Forgets what was loaded.
     pub(crate) fn clear(&self) {
         let sql = "DROP SCHEMA IF EXISTS dms CASCADE; DROP SCHEMA IF EXISTS main CASCADE";

@@ -10,6 +10,7 @@ mod data;
 mod database;
 mod harness;
 mod kill;
+mod pairs;
 mod programs;
 mod runs;
 #[path = "../../../dms-connectors/tests/postgres/server.rs"]
