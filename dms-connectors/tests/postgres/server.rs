@@ -16,6 +16,7 @@ use tokio_postgres::{Client, NoTls};
 pub(crate) struct Server {
     pub(crate) port: u16,
     /// Its data, and its socket.
+    #[allow(dead_code, reason = "one of the two test programs that share this file needs it")]
     pub(crate) folder: PathBuf,
     _watched: Child,
 }
@@ -49,6 +50,7 @@ fn unprivileged() -> Option<(u32, u32)> {
 }
 
 /// Lets the server alone read a file or folder, which it insists on.
+#[allow(dead_code, reason = "one of the two test programs that share this file needs it")]
 pub(crate) fn give(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let mode = if path.is_dir() { 0o700 } else { 0o600 };
