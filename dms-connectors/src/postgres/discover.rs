@@ -94,17 +94,8 @@ pub(super) async fn discover(
             tables.insert(row.get::<_, u32>(0), table);
         }
     }
+    columns(client, settings, &mut tables).await?;
     let oids: Vec<u32> = tables.keys().copied().collect();
-    for row in client.query(COLUMNS, &[&oids]).await.map_err(failed)? {
-        if let Some(table) = tables.get_mut(&row.get(0)) {
-            let mut column = column(&row);
-            if let Some(ty) = settings.column_type(&table.name, &column.name) {
-                column.logical_type =
-                    chosen(&column, ty).map_err(|error| error.context("table", &table.name))?;
-            }
-            table.columns.push(column);
-        }
-    }
     for row in client.query(KEYS, &[&oids]).await.map_err(failed)? {
         let Some(table) = tables.get_mut(&row.get(0)) else { continue };
         let columns: Vec<String> = row.get(3);
@@ -117,6 +108,30 @@ pub(super) async fn discover(
     let mut tables: Vec<TableSchema> = tables.into_values().collect();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Catalog { tables })
+}
+
+/// Adds the columns of tables, by their object identifiers.
+///
+/// # Errors
+/// As [`discover`].
+pub(super) async fn columns(
+    client: &Client,
+    settings: &PostgresSettings,
+    tables: &mut BTreeMap<u32, TableSchema>,
+) -> Result<()> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let rows = client.query(COLUMNS, &[&oids]).await;
+    for row in rows.map_err(|error| convert(error, DOING))? {
+        if let Some(table) = tables.get_mut(&row.get(0)) {
+            let mut column = column(&row);
+            if let Some(ty) = settings.column_type(&table.name, &column.name) {
+                column.logical_type =
+                    chosen(&column, ty).map_err(|error| error.context("table", &table.name))?;
+            }
+            table.columns.push(column);
+        }
+    }
+    Ok(())
 }
 
 fn table(row: &Row) -> TableSchema {

@@ -24,6 +24,7 @@ mod state;
 mod target;
 mod tls;
 mod types;
+mod unchanged;
 
 use std::sync::Arc;
 

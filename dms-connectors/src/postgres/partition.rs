@@ -40,6 +40,14 @@ impl Part {
         }
     }
 
+    /// The table that holds the rows.
+    pub(super) fn read(&self, table: &TableName) -> TableName {
+        match &self.leaf {
+            Some((schema, name)) => TableName::new(schema, name),
+            None => table.clone(),
+        }
+    }
+
     pub(super) fn relation(&self, table: &TableName) -> String {
         match &self.leaf {
             Some((schema, name)) => format!("ONLY {}.{}", quote(schema), quote(name)),
@@ -142,22 +150,27 @@ pub(super) async fn split(
     Ok(parts)
 }
 
-/// The tables that hold the rows, and the bytes of a page.
+/// The tables that hold the rows, and the bytes of a page. `pg_partition_tree` would lock them for
+/// as long as the snapshot lives: an `ALTER TABLE` would wait for that, and readers for it.
 async fn leaves(client: &Client, table: &TableName) -> Result<(Vec<Leaf>, i64)> {
     let failed = |error| convert(error, "the table's size cannot be read").context("table", table);
     let rows = client
         .query(
-            "SELECT n.nspname::text, c.relname::text, \
-                 pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int8, \
+            "WITH RECURSIVE tree(oid, kind) AS ( \
+                 SELECT c.oid, c.relkind FROM pg_catalog.pg_class c \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = $1 AND c.relname = $2 \
+                 UNION ALL SELECT c.oid, c.relkind FROM tree t \
+                 JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid AND t.kind = 'p' \
+                     AND to_jsonb(i) @> '{\"inhdetachpending\": true}' IS NOT TRUE \
+                 JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid) \
+             SELECT n.nspname::text, c.relname::text, \
+                 coalesce(pg_catalog.pg_relation_size(c.oid), 0) \
+                     / current_setting('block_size')::int8, \
                  current_setting('block_size')::int8 \
-             FROM pg_catalog.pg_class r \
-             JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace \
-             CROSS JOIN LATERAL (SELECT t.relid FROM pg_catalog.pg_partition_tree(r.oid) t \
-                 WHERE t.isleaf AND r.relkind = 'p' \
-                 UNION ALL SELECT r.oid WHERE r.relkind <> 'p') l \
-             JOIN pg_catalog.pg_class c ON c.oid = l.relid \
+             FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE rn.nspname = $1 AND r.relname = $2 ORDER BY 1, 2",
+             WHERE t.kind <> 'p' ORDER BY 1, 2",
             &[&table.schema, &table.name],
         )
         .await

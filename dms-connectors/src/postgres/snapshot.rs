@@ -5,8 +5,8 @@ use dms_core::batch::{BatchSender, BatchStream, channel};
 use dms_core::endpoint::{Partition, PartitionGoal, ReadRequest, Snapshot};
 use dms_core::mapping::rows_in_range;
 use dms_core::position::Position;
-use dms_core::schema::TableSchema;
-use dms_core::{Error, Result};
+use dms_core::schema::{TableName, TableSchema};
+use dms_core::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use tokio_postgres::Client;
 
@@ -16,8 +16,18 @@ use super::error::convert;
 use super::partition::{self, Part};
 use super::settings::PostgresSettings;
 use super::types::selected;
+use super::unchanged;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+
+/// Compiling a statement takes longer than to read the catalogs or a partition. A database in
+/// SQL_ASCII holds any bytes: the decoder names the column of those that are no text, the server
+/// would not.
+const PREPARE: &str = "SET LOCAL jit = off; \
+    SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', true) \
+    WHERE pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'";
+
+const READING: &str = "the table cannot be read";
 
 /// A transaction that keeps its snapshot for readers to share.
 #[derive(Debug)]
@@ -68,9 +78,17 @@ impl PostgresSnapshot {
     /// A connection in the snapshot.
     async fn reader(&self) -> Result<Client> {
         let reader = connect(&self.settings).await?;
-        let join = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{}'", self.id);
-        reader.batch_execute(&join).await.map_err(|error| {
-            convert(error, "the snapshot that the load reads is gone: its connection was cut")
+        reader.batch_execute(BEGIN).await.map_err(|error| convert(error, READING))?;
+        let join = format!("SET TRANSACTION SNAPSHOT '{}'", self.id);
+        reader.batch_execute(&join).await.map_err(|error| match error.as_db_error() {
+            None => convert(error, READING),
+            // No other try of this run will find it.
+            Some(_) => Error::new(
+                ErrorKind::Connection,
+                "the snapshot that the load reads is gone: its connection was cut or the server \
+                 restarted; run the task again",
+            )
+            .with_source(error),
         })?;
         Ok(reader)
     }
@@ -95,14 +113,15 @@ impl Snapshot for PostgresSnapshot {
 
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
         let read = Read::new(&request)?;
-        let client = self.reader().await?;
+        let client = self.reader().await.map_err(|e| e.context("table", &request.table.name))?;
+        let settings = self.settings.clone();
         let schema = request.projected()?.arrow_schema();
         let (sender, stream) = channel(schema, request.prefetch_bytes);
         let statement = CancelOnDrop::new(&client, &self.settings);
         tokio::spawn(async move {
             // The transaction ends with its connection.
             let ended = tokio::select! {
-                ended = read.run(&client, &request, &sender) => ended,
+                ended = read.run(&client, &settings, &request, &sender) => ended,
                 // The server may be waiting for a lock, or find no row for long.
                 () = sender.closed() => return,
             };
@@ -117,6 +136,8 @@ impl Snapshot for PostgresSnapshot {
 
 /// One partition being read.
 struct Read {
+    relation: TableName,
+    lock: String,
     sql: String,
     /// What arrives: the columns asked for, and those that rows are chosen by.
     table: TableSchema,
@@ -145,6 +166,8 @@ impl Read {
         let part = Part::of(&request.partition.range)?;
         let projected = read.projected()?;
         let list: Vec<String> = projected.columns.iter().map(selected).collect();
+        let relation = part.read(&table.name);
+        let lock = format!("SELECT FROM {} LIMIT 0", part.relation(&table.name));
         let sql = format!(
             "COPY (SELECT {} FROM {}{}) TO STDOUT (FORMAT binary)",
             list.join(", "),
@@ -154,16 +177,20 @@ impl Read {
         let decoder = Decoder::new(projected.clone(), request.limit)?;
         let chooses =
             request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
-        Ok(Self { sql, table: projected, decoder, chooses })
+        Ok(Self { relation, lock, sql, table: projected, decoder, chooses })
     }
 
     async fn run(
         mut self,
         client: &Client,
+        settings: &PostgresSettings,
         request: &ReadRequest,
         sender: &BatchSender,
     ) -> Result<()> {
-        let failed = |error| convert(error, "the table cannot be read");
+        let failed = |error| convert(error, READING);
+        // Locks what is read until the end of the transaction.
+        client.batch_execute(&format!("{PREPARE}; {}", self.lock)).await.map_err(failed)?;
+        unchanged::check(client, settings, &self.relation, &self.table).await?;
         let copy = client.copy_out(&self.sql).await.map_err(failed)?;
         let mut copy = std::pin::pin!(copy);
         let mut full = Vec::new();

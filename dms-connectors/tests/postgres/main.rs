@@ -2,10 +2,12 @@
 #![cfg(feature = "postgres")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod altered;
 mod bad_input;
 mod conformance;
 mod existing;
 mod lanes;
+mod meanwhile;
 mod server;
 mod snapshot;
 mod stop;

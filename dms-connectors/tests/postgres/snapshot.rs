@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::{completed, load, server, source, target};
+use dms_core::full_load::StartType;
+
+use crate::meanwhile::{Moment, load_with, meanwhile, one_by_one};
+use crate::{completed, load, server, source, target, text_of};
 
 /// Money moves between tables while it is copied: every copy has all of it.
 #[tokio::test(flavor = "multi_thread")]
@@ -64,4 +67,45 @@ async fn transfers_between_tables_are_seen_whole_or_not_at_all() {
     for writer in writers {
         writer.await.unwrap();
     }
+}
+
+/// Transactions that were open when the snapshot was taken end while it is read: none of them is
+/// seen, whatever they did and however rows are cleaned up after them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_after_the_snapshot_is_not_seen() {
+    let server = server::shared();
+    let (from, to) = (server.database().await, server.database().await);
+    let client = Arc::new(server::connect(&from).await);
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int, pad text);
+             INSERT INTO t SELECT i % 99, repeat('x', 400) FROM generate_series(1, 2000) i",
+        )
+        .await
+        .unwrap();
+    let before = text_of(&from, "t").await;
+    let old_reader = server::connect(&from).await;
+    let old = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t";
+    old_reader.batch_execute(old).await.unwrap();
+    let writer = Arc::new(server::connect(&from).await);
+    writer
+        .batch_execute(
+            "BEGIN; UPDATE t SET pad = 'new' WHERE id % 2 = 0; DELETE FROM t WHERE id % 5 = 0;
+             INSERT INTO t SELECT i, 'more' FROM generate_series(1, 3000) i",
+        )
+        .await
+        .unwrap();
+    let ending = meanwhile(source(&from).await, Moment::Read(3), move || {
+        let (writer, client) = (Arc::clone(&writer), Arc::clone(&client));
+        async move {
+            writer.batch_execute("COMMIT").await.unwrap();
+            client.batch_execute("VACUUM t").await.unwrap();
+        }
+    });
+    let report = load_with(one_by_one(), StartType::Resume, ending, target(&to)).await.unwrap();
+    assert!(completed(&report), "{report}");
+    assert!(text_of(&to, "t").await == before);
+    let now = load_with(one_by_one(), StartType::Reload, source(&from).await, target(&to)).await;
+    assert!(completed(&now.unwrap()));
+    assert!(text_of(&to, "t").await == text_of(&from, "t").await);
 }
