@@ -6,6 +6,7 @@ mod altered;
 mod bad_input;
 mod conformance;
 mod existing;
+mod hostile;
 mod lanes;
 mod meanwhile;
 mod server;

@@ -1,13 +1,14 @@
 //! A PostgreSQL server of the tests' own, in a temporary folder, on a free port of loopback.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
@@ -18,7 +19,8 @@ pub(crate) struct Server {
     /// Its data, and its socket.
     #[allow(dead_code, reason = "one of the two test programs that share this file needs it")]
     pub(crate) folder: PathBuf,
-    _watched: Child,
+    watched: Child,
+    log: Mutex<Receiver<String>>,
 }
 
 /// The newest server that is installed.
@@ -35,7 +37,7 @@ fn programs() -> PathBuf {
 }
 
 /// The server refuses to run as root: then it runs as the user of its package, or nobody.
-fn unprivileged() -> Option<(u32, u32)> {
+pub(crate) fn unprivileged() -> Option<(u32, u32)> {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| {
         use std::os::unix::fs::MetadataExt;
         process.uid() == 0
@@ -63,6 +65,11 @@ pub(crate) fn give(path: &Path) {
 impl Server {
     /// Starts a server with more settings, `name=value` each.
     pub(crate) fn start(settings: &[&str]) -> Self {
+        Self::start_with("", settings)
+    }
+
+    /// Starts a server for which a shell runs a command each time, `$starts` being 1 at first.
+    pub(crate) fn start_with(first: &str, settings: &[&str]) -> Self {
         let (programs, user) = (programs(), unprivileged());
         let folder = tempfile::tempdir().unwrap().keep();
         let as_user = |program: &Path| {
@@ -86,8 +93,16 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = as_user(Path::new("/bin/sh"));
         // The shell stops the server when its input ends, which it does with this process, and
-        // removes its folder.
-        let watch = r#""$@" & server=$!; read -r _; kill -INT $server; wait $server; rm -rf "$0""#;
+        // removes its folder. A line lets the server crash and start again.
+        let watch = format!(
+            r#"starts=1; {first}
+            "$@" & server=$!
+            while read -r _; do
+                kill -QUIT $server; wait $server; starts=2; {first}
+                "$@" & server=$!
+            done
+            kill -INT $server; wait $server; rm -rf "$0""#
+        );
         command
             .arg("-c")
             .arg(watch)
@@ -112,7 +127,13 @@ impl Server {
                 let _ = sender.send(line);
             }
         });
-        let began = Instant::now();
+        let server = Self { port, folder, watched, log: Mutex::new(lines) };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
+        let (began, lines) = (Instant::now(), self.log.lock().unwrap());
         let mut said = String::new();
         while !said.contains("ready to accept connections") {
             assert!(began.elapsed() < Duration::from_secs(60), "the server did not start: {said}");
@@ -121,7 +142,12 @@ impl Server {
                 said.push('\n');
             }
         }
-        Self { port, folder, _watched: watched }
+    }
+
+    /// Ends the server without a goodbye, as `pg_ctl stop -m immediate` does, and starts it again.
+    pub(crate) fn crash(&self) {
+        self.watched.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        self.wait_until_ready();
     }
 
     /// A new database, by its URL.
