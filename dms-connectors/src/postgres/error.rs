@@ -46,6 +46,12 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
         ),
         (_, &SqlState::INVALID_CATALOG_NAME) => (ErrorKind::NotFound, "", false),
         ("28", _) => (ErrorKind::Denied, "; check user and password", false),
+        (_, &SqlState::CHARACTER_NOT_IN_REPERTOIRE | &SqlState::UNTRANSLATABLE_CHARACTER) => (
+            ErrorKind::Data,
+            "; the database's encoding does not have the character: correct the value, or use a \
+             database in UTF8",
+            false,
+        ),
         ("22", _) => (ErrorKind::Data, "; the target cannot hold a value", false),
         ("23", _) => (
             ErrorKind::Constraint,
@@ -58,11 +64,14 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
     };
     let mut message = format!("{doing}: {} ({})", server.message(), code.code());
     // The detail of a refused row shows its values.
-    if let Some(column) = server.column() {
+    if let Some(column) = server.column().or_else(|| copied_column(server.where_()?)) {
         message.push_str(&format!(", column {column}"));
     }
     if let Some(constraint) = server.constraint() {
         message.push_str(&format!(", constraint {constraint}"));
+    }
+    if let Some(hint) = server.hint() {
+        message.push_str(&format!("; {}", hint.trim_end_matches('.')));
     }
     message.push_str(remedy);
     let converted = Error::new(kind, message);
@@ -74,4 +83,10 @@ fn tls_cause(error: &tokio_postgres::Error) -> Option<String> {
     let is_tls = error.to_string().starts_with("error performing TLS handshake");
     let cause = || std::error::Error::source(error).map(ToString::to_string);
     is_tls.then(|| cause().unwrap_or_default())
+}
+
+/// The column of `COPY table, line 1, column c`, as an error's context has it.
+fn copied_column(context: &str) -> Option<&str> {
+    let (_, column) = context.lines().next()?.strip_prefix("COPY ")?.split_once(", column ")?;
+    Some(column)
 }

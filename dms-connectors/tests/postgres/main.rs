@@ -5,6 +5,7 @@
 mod altered;
 mod bad_input;
 mod conformance;
+mod encoding;
 mod existing;
 mod hostile;
 mod lanes;

@@ -432,12 +432,15 @@ impl Values {
 const NOT_FINITE: &str = "a number that is not finite or of more digits (the option column-types can \
     make the column numeric)";
 
+const NOT_UTF8: &str = "text that is not UTF-8 (correct it at the source; text of Latin-1 by \
+    convert_from(convert(convert_to(COLUMN, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'UTF8'))";
+
 fn exact<const N: usize>(value: &[u8]) -> std::result::Result<[u8; N], &'static str> {
     value.try_into().map_err(|_| "a field of another length")
 }
 
 fn utf8(value: &[u8]) -> std::result::Result<&str, &'static str> {
-    std::str::from_utf8(value).map_err(|_| "text that is not UTF-8")
+    std::str::from_utf8(value).map_err(|_| NOT_UTF8)
 }
 
 /// `+05:30` for an offset in seconds west of UTC.
