@@ -1,12 +1,12 @@
 //! Connections with a session that no default of the role can disturb.
 
-use dms_core::Result;
+use dms_core::{Error, ErrorKind, Result};
 use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{CancelToken, Client, Connection, NoTls, Socket};
+use tokio_postgres::{CancelToken, Client, Connection, NoTls, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::error::convert;
-use super::settings::PostgresSettings;
+use super::error::{POOLER, convert};
+use super::settings::{DIRECT, PostgresSettings};
 
 /// Timeouts that a role may carry do not end a load; names are always written with their schema;
 /// text forms do not depend on the server's settings.
@@ -31,6 +31,7 @@ pub(super) async fn connect(settings: &PostgresSettings) -> Result<Client> {
             client
         }
     };
+    check_direct(&client, &doing).await?;
     client.batch_execute(SESSION).await.map_err(failed)?;
     Ok(client)
 }
@@ -76,6 +77,20 @@ impl Drop for CancelOnDrop {
             }
         });
     }
+}
+
+/// Refuses a pooler that dropped the session's options. It would give the session's settings to one
+/// connection and its statements to another, and values would be read in a form that loses digits.
+async fn check_direct(client: &Client, doing: &str) -> Result<()> {
+    let shown = client.simple_query("SHOW lock_timeout").await;
+    let is_direct = shown.map_err(|error| convert(error, doing))?.iter().any(|message| {
+        let SimpleQueryMessage::Row(row) = message else { return false };
+        row.get(0).is_some_and(|shown| shown.trim_end_matches("ms") == DIRECT)
+    });
+    if is_direct {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("{doing}: startup options are lost{POOLER}")))
 }
 
 /// The server's version, as 150004 for 15.4.

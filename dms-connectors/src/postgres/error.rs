@@ -52,6 +52,8 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
              database in UTF8",
             false,
         ),
+        // What a pooler says to a parameter that it does not know.
+        (_, &SqlState::PROTOCOL_VIOLATION) => (ErrorKind::Unsupported, POOLER, false),
         ("22", _) => (ErrorKind::Data, "; the target cannot hold a value", false),
         ("23", _) => (
             ErrorKind::Constraint,
@@ -84,6 +86,10 @@ fn tls_cause(error: &tokio_postgres::Error) -> Option<String> {
     let cause = || std::error::Error::source(error).map(ToString::to_string);
     is_tls.then(|| cause().unwrap_or_default())
 }
+
+/// What to do about a pooler.
+pub(super) const POOLER: &str = "; connect to the PostgreSQL server itself: a pooler such as \
+    PgBouncer does not keep a session's settings and snapshot";
 
 /// The column of `COPY table, line 1, column c`, as an error's context has it.
 fn copied_column(context: &str) -> Option<&str> {

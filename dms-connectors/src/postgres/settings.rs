@@ -18,6 +18,10 @@ use super::ENGINE;
 use super::environment::{self, Variables};
 use super::tls::{self, Files, Mode};
 
+/// A `lock_timeout` that nobody else asks for, in milliseconds: a session which has it at its
+/// beginning is one with the server itself, for poolers drop these options.
+pub(super) const DIRECT: &str = "2147483646";
+
 /// A PostgreSQL endpoint. `Debug` shows no password.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -159,7 +163,8 @@ impl PostgresSettings {
         }
         // A role's own timeout could end even the statements that lift it.
         let given = config.get_options().unwrap_or_default().to_owned();
-        config.options(format!("{given} -c statement_timeout=0").trim_start());
+        let ours = format!("-c statement_timeout=0 -c lock_timeout={DIRECT}");
+        config.options(format!("{given} {ours}").trim_start());
         config.keepalives_idle(Duration::from_secs(30));
         let types = options.column_types.into_iter();
         Ok(Self {

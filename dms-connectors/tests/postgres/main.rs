@@ -10,6 +10,7 @@ mod existing;
 mod hostile;
 mod lanes;
 mod meanwhile;
+mod pooler;
 mod server;
 mod snapshot;
 mod stop;
