@@ -38,10 +38,10 @@ fn is_on(point: &str, lane: Lane) -> bool {
     match point {
         _ if point.starts_with("full-load-") => true,
         _ if point.starts_with("sqlite-target-") => {
-            matches!(lane, Lane::SqliteToSqlite | Lane::ParquetToSqlite)
+            matches!(lane, Lane::SqliteToSqlite | Lane::ParquetToSqlite | Lane::PostgresToSqlite)
         }
         _ if point.starts_with("postgres-target-") => lane == Lane::SqliteToPostgres,
-        _ if point.starts_with("folder-target-") => lane == Lane::SqliteToParquet,
+        _ if point.starts_with("folder-target-") => lane.is_to_parquet(),
         _ => panic!("fault point {point} belongs to no lane; add it to one"),
     }
 }
@@ -98,6 +98,16 @@ fn crash_parquet_to_sqlite() {
 #[test]
 fn crash_sqlite_to_postgres() {
     crash_at_every_point(Lane::SqliteToPostgres);
+}
+
+#[test]
+fn crash_postgres_to_sqlite() {
+    crash_at_every_point(Lane::PostgresToSqlite);
+}
+
+#[test]
+fn crash_postgres_to_parquet() {
+    crash_at_every_point(Lane::PostgresToParquet);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A PostgreSQL database as a target, looked at without the engine that filled it.
+//! A PostgreSQL database as a source or target, looked at without the engine that filled it.
 
 use std::future::Future;
 use std::path::Path;
@@ -61,17 +61,18 @@ impl Database {
         rows
     }
 
-    /// Compares every row and value of every table, as text.
+    /// Compares every row and value of every table with a SQLite file, as text.
     #[track_caller]
-    pub(crate) fn assert_equal(&self, original: &Path) {
-        let original = rusqlite::Connection::open(original).unwrap();
+    pub(crate) fn assert_equal(&self, file: &Path) {
+        let original = rusqlite::Connection::open(file).unwrap();
         let mut tables = original
             .prepare(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+                "SELECT name FROM sqlite_schema WHERE type = 'table' \
+                 AND name NOT LIKE 'sqlite%' AND name NOT LIKE 'dms%'",
             )
             .unwrap();
         let tables = tables.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        let mut compared = 0;
+        let (mut compared, mut names) = (0, 0);
         for table in tables {
             let table = table.unwrap();
             let mut statement = original.prepare(&format!("SELECT * FROM \"{table}\"")).unwrap();
@@ -84,10 +85,13 @@ impl Database {
             let mut rows: Vec<Vec<Option<String>>> = rows.unwrap().map(Result::unwrap).collect();
             rows.sort_unstable();
             compared += rows.len();
+            names += 1;
             let found = self.rows(&table, &columns);
             assert_eq!(found.len(), rows.len(), "rows of {table}");
             assert!(found == rows, "{table}: {:?}", found.iter().zip(&rows).find(|(a, b)| a != b));
         }
+        let here = "SELECT count(*)::text FROM pg_tables WHERE schemaname = 'main'";
+        assert_eq!(self.text(here), names.to_string(), "tables");
         assert!(compared > 0, "nothing was compared");
     }
 }

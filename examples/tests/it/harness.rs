@@ -103,13 +103,25 @@ pub(crate) enum Lane {
     SqliteToParquet,
     ParquetToSqlite,
     SqliteToPostgres,
+    PostgresToSqlite,
+    PostgresToParquet,
+}
+
+impl Lane {
+    fn is_from_postgres(self) -> bool {
+        matches!(self, Self::PostgresToSqlite | Self::PostgresToParquet)
+    }
+
+    pub(crate) fn is_to_parquet(self) -> bool {
+        matches!(self, Self::SqliteToParquet | Self::PostgresToParquet)
+    }
 }
 
 /// A task along a lane in a folder of its own.
 pub(crate) struct Place {
     folder: TempDir,
     lane: Lane,
-    /// The target where it is one of a server.
+    /// The source or target where it is one of a server.
     database: Option<Database>,
     /// Sizes that make many partitions of little data.
     pub(crate) settings: Json,
@@ -122,7 +134,8 @@ impl Place {
         let place = Self {
             folder: tempfile::tempdir().unwrap(),
             lane,
-            database: (lane == Lane::SqliteToPostgres).then(Database::new),
+            database: (lane == Lane::SqliteToPostgres || lane.is_from_postgres())
+                .then(Database::new),
             settings: json!({
                 "Engine": {"PartitionBytes": 16384, "BatchRows": 256},
                 "ErrorBehavior": {"RecoverableErrorInterval": 0},
@@ -137,36 +150,41 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// The SQLite file that the rows come from, at first hand or by way of a folder.
+    /// The SQLite file that the rows come from, at first hand or by way of a folder or a server.
     pub(crate) fn original(&self) -> PathBuf {
         self.path("original.db")
     }
 
     pub(crate) fn target(&self) -> PathBuf {
-        self.path(if self.lane == Lane::SqliteToParquet { "target" } else { "target.db" })
+        self.path(if self.lane.is_to_parquet() { "target" } else { "target.db" })
     }
 
-    /// Changes the source; a source folder is loaded anew from the changed file.
+    /// Changes the source; one that is no SQLite file is loaded anew from the changed file.
     pub(crate) fn change_source(&self, sql: &str) {
         rusqlite::Connection::open(self.original()).unwrap().execute_batch(sql).unwrap();
-        if self.lane == Lane::ParquetToSqlite {
+        if self.source() != sqlite(&self.original()) {
             let task = self.write_task(
                 "make-source",
                 &json!({"url": sqlite(&self.original())}),
-                &json!({"url": folder(&self.path("source"))}),
+                &json!({"url": self.source()}),
             );
             end(migrate(&["run", "--reload", &task])).with_code(0);
         }
     }
 
+    /// The URL of the task's source.
+    fn source(&self) -> String {
+        match self.lane {
+            Lane::ParquetToSqlite => folder(&self.path("source")),
+            lane if lane.is_from_postgres() => self.database().url.clone(),
+            _ => sqlite(&self.original()),
+        }
+    }
+
     /// The task's file, written anew.
     pub(crate) fn task(&self) -> String {
-        let source = match self.lane {
-            Lane::ParquetToSqlite => folder(&self.path("source")),
-            _ => sqlite(&self.original()),
-        };
         let url = match self.lane {
-            Lane::SqliteToParquet => folder(&self.target()),
+            lane if lane.is_to_parquet() => folder(&self.target()),
             Lane::SqliteToPostgres => self.database().url.clone(),
             _ => sqlite(&self.target()),
         };
@@ -174,7 +192,7 @@ impl Place {
         for (name, value) in self.target_options.as_object().unwrap() {
             target[name] = value.clone();
         }
-        self.write_task("task", &json!({"url": source}), &target)
+        self.write_task("task", &json!({"url": self.source()}), &target)
     }
 
     fn write_task(&self, name: &str, source: &Json, target: &Json) -> String {
@@ -213,8 +231,8 @@ impl Place {
             let _ = std::fs::remove_file(self.path(name));
         }
         let _ = std::fs::remove_dir_all(self.path("target"));
-        if let Some(database) = &self.database {
-            database.clear();
+        if self.lane == Lane::SqliteToPostgres {
+            self.database().clear();
         }
     }
 
@@ -225,7 +243,7 @@ impl Place {
     /// How many partitions the target holds so far.
     pub(crate) fn partitions_held(&self) -> u32 {
         match self.lane {
-            Lane::SqliteToParquet => receipts(&self.target()),
+            lane if lane.is_to_parquet() => receipts(&self.target()),
             Lane::SqliteToPostgres => self.database().partitions_held(),
             _ => {
                 let Ok(target) = rusqlite::Connection::open_with_flags(
@@ -257,7 +275,7 @@ impl Place {
             signal(child, "STOP");
             // The signal takes a moment to reach every thread.
             std::thread::sleep(Duration::from_millis(20));
-            if self.lane == Lane::SqliteToParquet || is_unlocked(&self.target()) {
+            if self.lane.is_to_parquet() || is_unlocked(&self.target()) {
                 break;
             }
             signal(child, "CONT");
@@ -269,7 +287,7 @@ impl Place {
     pub(crate) fn assert_equal(&self) {
         let copy = match self.lane {
             Lane::SqliteToPostgres => return self.database().assert_equal(&self.original()),
-            Lane::SqliteToParquet => {
+            lane if lane.is_to_parquet() => {
                 let back = self.path("back.db");
                 let _ = std::fs::remove_file(&back);
                 let task = self.write_task(
@@ -282,6 +300,9 @@ impl Place {
             }
             _ => self.target(),
         };
+        if self.lane.is_from_postgres() {
+            return self.database().assert_equal(&copy);
+        }
         let found = exact::compare(&self.original(), &copy).unwrap();
         assert!(found.differences.is_empty(), "{:#?}", found.differences);
         assert!(found.tables > 0 && found.rows > 0, "nothing was compared");

@@ -77,3 +77,13 @@ fn kill_parquet_to_sqlite() {
 fn kill_sqlite_to_postgres() {
     kill_until_done(Lane::SqliteToPostgres);
 }
+
+#[test]
+fn kill_postgres_to_sqlite() {
+    kill_until_done(Lane::PostgresToSqlite);
+}
+
+#[test]
+fn kill_postgres_to_parquet() {
+    kill_until_done(Lane::PostgresToParquet);
+}

@@ -13,6 +13,7 @@ mod kill;
 mod pairs;
 mod programs;
 mod runs;
+#[allow(dead_code, reason = "tests of the connector use the rest")]
 #[path = "../../../dms-connectors/tests/postgres/server.rs"]
 mod server;
 mod source_changed;

@@ -18,6 +18,8 @@ fn a_table_loaded_in_part_is_loaded_again() {
         (Lane::SqliteToSqlite, "sqlite-target-after-commit"),
         (Lane::SqliteToParquet, "folder-target-after-receipt"),
         (Lane::ParquetToSqlite, "sqlite-target-after-commit"),
+        (Lane::PostgresToSqlite, "sqlite-target-after-commit"),
+        (Lane::PostgresToParquet, "folder-target-after-receipt"),
     ] {
         let place = Place::new(lane, &data::tables(8000));
         end(place.run_with_fault(&format!("{point}=abort:2")));
