@@ -1,12 +1,13 @@
 //! Streams of record batches, and the bounded channel between two stages of the pipeline.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::{Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::executor::block_on;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,26 @@ impl Default for BatchLimit {
     /// measured to cost nothing against 8 MiB when they are not.
     fn default() -> Self {
         Self { rows: 65_536, bytes: 2 << 20 }
+    }
+}
+
+/// The key by which a field's metadata names the form of rows.
+const FORM: &str = "dms:row-form";
+
+/// The schema of batches that hold whole rows in an engine's own form: one column of bytes.
+#[must_use]
+pub fn rows_schema(form: &str) -> SchemaRef {
+    let metadata = HashMap::from([(FORM.to_owned(), form.to_owned())]);
+    let field = Field::new("row", DataType::Binary, false).with_metadata(metadata);
+    Arc::new(Schema::new(vec![field]))
+}
+
+/// The form of the rows in batches of a schema, if they are whole rows.
+#[must_use]
+pub fn row_form(schema: &Schema) -> Option<&str> {
+    match schema.fields().iter().as_slice() {
+        [only] => only.metadata().get(FORM).map(String::as_str),
+        _ => None,
     }
 }
 
@@ -195,7 +216,6 @@ impl BatchSender {
 mod tests {
     use super::*;
     use arrow::array::Int64Array;
-    use arrow::datatypes::{DataType, Field, Schema};
 
     fn batch(rows: usize) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));

@@ -177,9 +177,16 @@ async fn same_shape(client: &impl GenericClient, table: &TableSchema) -> Result<
         if matches!(column.logical_type, LogicalType::Enum { .. }) && there == "text" {
             continue;
         }
-        // Lengths and precisions are checked by the server, value by value.
-        if there.split('(').next() != needed.split('(').next() && there != declaration(column) {
+        let declared = declaration(column);
+        if there.split('(').next() != needed.split('(').next() && there != declared {
             let problem = format!("the column exists on the target as {there}, not {needed}");
+            return refuse(&column.name, problem);
+        }
+        if rounds(&there, &declared) {
+            let problem = format!(
+                "the column exists on the target as {there}, to which the server would round \
+                 values of {declared}"
+            );
             return refuse(&column.name, problem);
         }
     }
@@ -221,6 +228,27 @@ pub(super) async fn set_logged(
         ));
     }
     client.batch_execute(&format!("ALTER TABLE {name} SET LOGGED")).await.map_err(failed)
+}
+
+/// Whether values of a declared type can have more digits than a column of the other keeps. The
+/// server refuses what is too long, and rounds fractions without a word.
+fn rounds(there: &str, declared: &str) -> bool {
+    let limits = |ty: &str| -> Option<Vec<i32>> {
+        let (_, limits) = ty.split_once('(')?;
+        let (limits, _) = limits.split_once(')')?;
+        limits.split(',').map(|limit| limit.trim().parse().ok()).collect()
+    };
+    match there.split('(').next().unwrap_or_default().trim_end() {
+        "numeric" => {
+            let scale = |ty| Some(limits(ty)?.get(1).copied().unwrap_or(0));
+            scale(there).is_some_and(|there| scale(declared).is_none_or(|needed| needed > there))
+        }
+        ty if ["time", "timestamp", "interval"].iter().any(|time| ty.starts_with(time)) => {
+            let digits = |ty| limits(ty).and_then(|limits| limits.first().copied()).unwrap_or(6);
+            digits(declared) > digits(there)
+        }
+        _ => false,
+    }
 }
 
 /// Builds the primary key and the unique indexes that are not there.
@@ -266,4 +294,26 @@ pub(super) async fn build_keys(client: &impl GenericClient, table: &TableSchema)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounds;
+
+    #[test]
+    fn fractions_that_a_column_does_not_keep() {
+        for (there, declared, expected) in [
+            ("numeric(10,1)", "numeric(10,2)", true),
+            ("numeric(10,2)", "numeric(12,2)", false),
+            ("numeric(10)", "numeric", true),
+            ("numeric", "numeric(10,2)", false),
+            ("timestamp(0) without time zone", "timestamp(3)", true),
+            ("timestamp without time zone", "timestamp(6)", false),
+            ("timestamp(3) with time zone", "timestamptz", true),
+            ("interval", "interval second(2)", false),
+            ("character varying(3)", "varchar(5)", false),
+        ] {
+            assert_eq!(rounds(there, declared), expected, "{there} {declared}");
+        }
+    }
 }

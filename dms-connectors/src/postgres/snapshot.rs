@@ -1,7 +1,7 @@
 //! One state of a database for all readers.
 
 use async_trait::async_trait;
-use dms_core::batch::{BatchSender, BatchStream, channel};
+use dms_core::batch::{BatchSender, BatchStream, channel, rows_schema};
 use dms_core::endpoint::{Partition, PartitionGoal, ReadRequest, Snapshot};
 use dms_core::mapping::rows_in_range;
 use dms_core::position::Position;
@@ -11,12 +11,13 @@ use futures::StreamExt;
 use tokio_postgres::Client;
 
 use super::connection::{CancelOnDrop, connect, version};
-use super::copy::Decoder;
+use super::copy::{Decoder, ROW_FORM};
 use super::error::convert;
 use super::partition::{self, Part};
 use super::settings::PostgresSettings;
-use super::types::selected;
+use super::types::{is_portable, selected};
 use super::unchanged;
+use crate::sql::quote;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
@@ -38,6 +39,8 @@ pub(super) struct PostgresSnapshot {
     id: String,
     version: u32,
     position: Option<Position>,
+    /// Whether its text is text: a database in SQL_ASCII holds any bytes.
+    has_encoding: bool,
 }
 
 impl PostgresSnapshot {
@@ -60,7 +63,8 @@ impl PostgresSnapshot {
             .query_one(
                 "SELECT pg_catalog.pg_export_snapshot(), \
                  pg_catalog.txid_current_snapshot()::text, \
-                 pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot())",
+                 pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()), \
+                 current_setting('server_encoding') <> 'SQL_ASCII'",
                 &[],
             )
             .await
@@ -71,8 +75,14 @@ impl PostgresSnapshot {
             let order = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
             Position::new(order, format!("{server}/{}", row.get::<_, String>(1)))
         });
-        let id = row.get(0);
-        Ok(Self { settings: settings.clone(), keeper, id, version, position })
+        Ok(Self {
+            settings: settings.clone(),
+            keeper,
+            id: row.get(0),
+            version,
+            position,
+            has_encoding: row.get(3),
+        })
     }
 
     /// A connection in the snapshot.
@@ -111,11 +121,21 @@ impl Snapshot for PostgresSnapshot {
         partitions
     }
 
+    fn row_form(&self, request: &ReadRequest) -> Option<&'static str> {
+        let is_chosen =
+            request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
+        let columns = request.projected().ok()?.columns;
+        (self.has_encoding && !is_chosen && columns.iter().all(is_portable)).then_some(ROW_FORM)
+    }
+
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
         let read = Read::new(&request)?;
         let client = self.reader().await.map_err(|e| e.context("table", &request.table.name))?;
         let settings = self.settings.clone();
-        let schema = request.projected()?.arrow_schema();
+        let schema = match request.form {
+            Some(form) => rows_schema(form),
+            None => request.projected()?.arrow_schema(),
+        };
         let (sender, stream) = channel(schema, request.prefetch_bytes);
         let statement = CancelOnDrop::new(&client, &self.settings);
         tokio::spawn(async move {
@@ -165,7 +185,10 @@ impl Read {
         }
         let part = Part::of(&request.partition.range)?;
         let projected = read.projected()?;
-        let list: Vec<String> = projected.columns.iter().map(selected).collect();
+        let list: Vec<String> = match request.form {
+            Some(_) => projected.columns.iter().map(|column| quote(&column.name)).collect(),
+            None => projected.columns.iter().map(selected).collect(),
+        };
         let relation = part.read(&table.name);
         let lock = format!("SELECT FROM {} LIMIT 0", part.relation(&table.name));
         let sql = format!(
@@ -174,7 +197,10 @@ impl Read {
             part.relation(&table.name),
             partition::condition(table, &part, &request.partition.range, request.filter.as_ref())
         );
-        let decoder = Decoder::new(projected.clone(), request.limit)?;
+        let decoder = match request.form {
+            Some(_) => Decoder::of_whole_rows(projected.clone(), request.limit),
+            None => Decoder::new(projected.clone(), request.limit)?,
+        };
         let chooses =
             request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
         Ok(Self { relation, lock, sql, table: projected, decoder, chooses })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dms_core::batch::{BatchStream, batch_bytes};
+use dms_core::batch::{BatchStream, batch_bytes, row_form};
 use dms_core::endpoint::{
     ColumnMapping, EndpointInfo, Partition, Receipt, Run, TablePrepMode, Target, TaskProgress,
 };
@@ -15,7 +15,7 @@ use futures::{SinkExt, StreamExt};
 use tokio_postgres::Transaction;
 
 use super::connection::{CancelOnDrop, connect};
-use super::copy::Encoder;
+use super::copy::{Encoder, ROW_FORM};
 use super::error::convert;
 use super::obstacles;
 use super::prepare::{build_keys, prepare, qualified, set_logged};
@@ -51,6 +51,10 @@ impl Target for PostgresTarget {
 
     fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping> {
         table.columns.iter().map(types::mapping).collect()
+    }
+
+    fn takes_rows(&self, table: &TableSchema, form: &str) -> bool {
+        form == ROW_FORM && table.columns.iter().all(types::is_portable)
     }
 
     async fn check(&self) -> Result<()> {
@@ -195,7 +199,8 @@ async fn copy(
     // Types that are written in their text form go by way of a table of texts, of which the server
     // makes values.
     let parsed: Vec<bool> = table.columns.iter().map(types::is_parsed_by_server).collect();
-    let staged = parsed.contains(&true);
+    let is_whole_rows = row_form(&batches.schema()).is_some();
+    let staged = parsed.contains(&true) && !is_whole_rows;
     let into = if staged {
         let fields = table.columns.iter().zip(&parsed).enumerate().map(|(at, (column, parsed))| {
             let declared = types::declaration(column);
@@ -211,13 +216,14 @@ async fn copy(
     let sql = format!("COPY {into} FROM STDIN (FORMAT binary)");
     let sink = transaction.copy_in::<_, Bytes>(&sql).await.map_err(failed)?;
     let mut sink = std::pin::pin!(sink);
+    sink.feed(Encoder::header()).await.map_err(failed)?;
     let mut encoder = Encoder::new(table.clone());
     let (mut rows, mut bytes) = (0, 0);
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         rows += batch.num_rows() as u64;
         bytes += batch_bytes(&batch) as u64;
-        let encoded = Bytes::from(encoder.encode(&batch)?);
+        let encoded = encoder.encode(&batch)?;
         fault::point("postgres-target-batch")?;
         // Small messages keep the connection's own buffer small.
         for at in (0..encoded.len()).step_by(MESSAGE_BYTES) {
@@ -225,7 +231,7 @@ async fn copy(
             sink.feed(message).await.map_err(failed)?;
         }
     }
-    sink.feed(Bytes::from(encoder.finish())).await.map_err(failed)?;
+    sink.feed(Encoder::end()).await.map_err(failed)?;
     let copied = sink.finish().await.map_err(failed)?;
     if copied != rows {
         return Err(Error::unexpected(format!("{copied} of {rows} rows arrived")));

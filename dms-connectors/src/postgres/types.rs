@@ -151,6 +151,58 @@ pub(super) fn is_parsed_by_server(column: &Column) -> bool {
     }
 }
 
+/// Whether the binary form of the column's values means the same on every server: that of built-in
+/// types which carry no number of a type or setting of their server.
+pub(super) fn is_portable(column: &Column) -> bool {
+    let Some(native) = column.native_in(ENGINE) else { return false };
+    // `timestamp(3) with time zone`, `numeric(10,2)[]`
+    let name = match native.split_once('(') {
+        Some((before, rest)) => {
+            format!("{before}{}", rest.split_once(')').map_or("", |(_, after)| after))
+        }
+        None => native.to_owned(),
+    };
+    PORTABLE.contains(&name.strip_suffix("[]").unwrap_or(&name))
+}
+
+/// As `format_type` names them. `money` depends on a locale; `xml` may name an encoding.
+const PORTABLE: &[&str] = &[
+    "bigint",
+    "bit",
+    "bit varying",
+    "boolean",
+    "box",
+    "bytea",
+    "character",
+    "character varying",
+    "cidr",
+    "circle",
+    "date",
+    "double precision",
+    "inet",
+    "integer",
+    "interval",
+    "json",
+    "jsonb",
+    "line",
+    "lseg",
+    "macaddr",
+    "macaddr8",
+    "numeric",
+    "path",
+    "pg_lsn",
+    "point",
+    "polygon",
+    "real",
+    "smallint",
+    "text",
+    "time with time zone",
+    "time without time zone",
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "uuid",
+];
+
 /// What a column becomes.
 pub(super) fn mapping(column: &Column) -> ColumnMapping {
     let fidelity = match &column.logical_type {

@@ -16,6 +16,7 @@ mod snapshot;
 mod stop;
 mod tls;
 mod types;
+mod whole_rows;
 
 use std::sync::Arc;
 

@@ -55,6 +55,14 @@ pub trait Snapshot: fmt::Debug + Send + Sync {
     async fn partitions(&self, table: &TableSchema, goal: &PartitionGoal)
     -> Result<Vec<Partition>>;
 
+    /// In which engine's own form the rows of a request can be delivered without decoding them:
+    /// whole rows that another endpoint of the engine takes as they are. A load asks for it when
+    /// the plan changes no column and the target takes that form.
+    fn row_form(&self, request: &ReadRequest) -> Option<&'static str> {
+        let _ = request;
+        None
+    }
+
     /// Reads one partition. Each batch has the Arrow schema of the requested columns and respects
     /// `request.limit`; rows that fail the request's filter are not delivered. The call returns
     /// when reading has begun; back-pressure holds it; dropping the stream ends it.
@@ -137,6 +145,9 @@ pub struct ReadRequest {
     pub limit: BatchLimit,
     /// How many bytes may be read ahead of the consumer.
     pub prefetch_bytes: usize,
+    /// The form that [`Snapshot::row_form`] gave, if batches are to hold whole rows in it: then
+    /// they have the schema of [`rows_schema`](crate::batch::rows_schema).
+    pub form: Option<&'static str>,
 }
 
 impl ReadRequest {
@@ -150,6 +161,7 @@ impl ReadRequest {
             partition: Partition::whole(),
             limit: BatchLimit::default(),
             prefetch_bytes: BatchLimit::default().bytes,
+            form: None,
         }
     }
 

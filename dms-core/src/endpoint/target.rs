@@ -25,6 +25,13 @@ pub trait Target: fmt::Debug + Send + Sync {
     /// order. Needs no connection.
     fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping>;
 
+    /// Whether [`load`](Self::load) takes whole rows of the table in an engine's own form; see
+    /// [`Snapshot::row_form`](super::Snapshot::row_form).
+    fn takes_rows(&self, table: &TableSchema, form: &str) -> bool {
+        let _ = (table, form);
+        false
+    }
+
     /// Checks, changing nothing, that a task may write here: the place exists or can be made, the
     /// rights are there.
     ///

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchLimit, BatchStream, batch_bytes};
+use crate::batch::{BatchLimit, BatchStream, batch_bytes, row_form};
 use crate::endpoint::{Partition, ReadRequest, Receipt, Run, Snapshot, Target};
 use crate::mapping::TablePlan;
 use crate::position::Position;
@@ -65,14 +65,19 @@ pub(super) async fn run_metered(
 ) -> Result<Receipt> {
     let plan = &unit.plan;
     let load = async {
-        let request = ReadRequest {
+        let mut request = ReadRequest {
             table: Arc::clone(&plan.source),
             columns: plan.read.clone(),
             filter: plan.filter.clone(),
             partition: unit.partition.clone(),
             limit: unit.batch,
             prefetch_bytes: unit.prefetch_bytes,
+            form: None,
         };
+        if plan.keeps_columns() {
+            let form = snapshot.row_form(&request);
+            request.form = form.filter(|form| target.takes_rows(&plan.target, form));
+        }
         let batches = snapshot.read(request).await.context("side", "source")?;
         let batches = until_stopped(batches, stop.clone());
         let batches = transformed(batches, unit, events.clone(), Arc::clone(meter));
@@ -106,8 +111,10 @@ fn transformed(
     meter: Arc<Meter>,
 ) -> BatchStream {
     let plan = Arc::clone(&unit.plan);
-    batches.map_batches(plan.target.arrow_schema(), move |batch| {
-        let batch = plan.transform(batch)?;
+    let is_whole_rows = row_form(&batches.schema()).is_some();
+    let schema = if is_whole_rows { batches.schema() } else { plan.target.arrow_schema() };
+    batches.map_batches(schema, move |batch| {
+        let batch = if is_whole_rows { batch } else { plan.transform(batch)? };
         let (rows, bytes) = (batch.num_rows() as u64, batch_bytes(&batch) as u64);
         meter.rows.fetch_add(rows, Ordering::Relaxed);
         meter.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -151,7 +151,8 @@ impl TablePlan {
         })
     }
 
-    fn keeps_columns(&self) -> bool {
+    /// Whether every column that is read reaches the target, in its place and with its values.
+    pub(crate) fn keeps_columns(&self) -> bool {
         self.columns.len() == self.read.len()
             && self.columns.iter().enumerate().all(|(i, c)| *c == PlannedColumn::Read(i))
     }

@@ -214,6 +214,7 @@ impl Side {
                 partition,
                 limit: self.limit,
                 prefetch_bytes: self.prefetch_bytes,
+                form: None,
             })
             .await?;
         Ok(match &self.plan {

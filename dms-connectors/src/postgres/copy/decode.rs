@@ -11,14 +11,14 @@ use arrow::array::{
     LargeStringBuilder, PrimitiveBuilder, RecordBatch, RecordBatchOptions, StringBuilder,
 };
 use arrow::datatypes::{IntervalMonthDayNano, SchemaRef};
-use dms_core::batch::BatchLimit;
+use dms_core::batch::{BatchLimit, rows_schema};
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::temporal::{MICROS, write_time};
 use dms_core::value::text::parse_column;
 use dms_core::{Error, ErrorKind, Result};
 
 use super::numeric::Numeric;
-use super::{EPOCH_DAYS, EPOCH_MICROS, HEADER_BYTES, SIGNATURE};
+use super::{EPOCH_DAYS, EPOCH_MICROS, HEADER_BYTES, ROW_FORM, SIGNATURE};
 use crate::postgres::ENGINE;
 
 /// What a field of no value has for its length.
@@ -30,7 +30,11 @@ const END: i16 = -1;
 pub(in crate::postgres) struct Decoder {
     table: TableSchema,
     schema: SchemaRef,
+    /// How many columns arrive.
+    fields: usize,
     columns: Vec<Values>,
+    /// Whole rows, where columns are not decoded.
+    whole: Option<BinaryBuilder>,
     limit: BatchLimit,
     /// The start of a row whose end has not arrived.
     pending: Vec<u8>,
@@ -66,10 +70,22 @@ impl Decoder {
     pub(in crate::postgres) fn new(table: TableSchema, limit: BatchLimit) -> Result<Self> {
         let columns = table.columns.iter().map(Values::new).collect::<Result<_>>()?;
         let schema = table.arrow_schema();
-        Ok(Self {
+        Ok(Self { columns, ..Self::undecided(table, schema, limit) })
+    }
+
+    /// Keeps the rows of a table as they arrive, in batches of [`ROW_FORM`].
+    pub(in crate::postgres) fn of_whole_rows(table: TableSchema, limit: BatchLimit) -> Self {
+        let whole = Some(BinaryBuilder::new());
+        Self { whole, ..Self::undecided(table, rows_schema(ROW_FORM), limit) }
+    }
+
+    fn undecided(table: TableSchema, schema: SchemaRef, limit: BatchLimit) -> Self {
+        Self {
+            fields: table.columns.len(),
             table,
             schema,
-            columns,
+            columns: Vec::new(),
+            whole: None,
             limit,
             pending: Vec::new(),
             begun: false,
@@ -77,7 +93,7 @@ impl Decoder {
             rows: 0,
             bytes: 0,
             rows_before: 0,
-        })
+        }
     }
 
     /// Takes bytes, wherever they are cut; calls `full` with each batch that is full.
@@ -157,6 +173,15 @@ impl Decoder {
         if length == 0 {
             return Ok(Front::End);
         }
+        if let Some(whole) = &mut self.whole {
+            let row = bytes.get(..length).unwrap_or_default();
+            if whole.values_slice().len() + length > i32::MAX as usize {
+                return Err(Error::data("rows of more than 2 GiB; lower BatchRows and BatchBytes"));
+            }
+            whole.append_value(row);
+            self.bytes += length + 4;
+            return Ok(Front::Row(length));
+        }
         let mut rest = bytes.get(2..length).unwrap_or_default();
         for (column, values) in self.columns.iter_mut().enumerate() {
             let Some((length, after)) = rest.split_first_chunk() else { break };
@@ -185,7 +210,7 @@ impl Decoder {
         if fields == END {
             return Ok(Some(0));
         }
-        if usize::try_from(fields) != Ok(self.columns.len()) {
+        if usize::try_from(fields) != Ok(self.fields) {
             return Err(Error::schema("rows arrive with another number of columns")
                 .context("table", &self.table.name));
         }
@@ -214,7 +239,10 @@ impl Decoder {
     }
 
     fn batch(&mut self) -> Result<RecordBatch> {
-        let columns: Result<Vec<ArrayRef>> = self.columns.iter_mut().map(Values::finish).collect();
+        let columns: Result<Vec<ArrayRef>> = match &mut self.whole {
+            Some(whole) => Ok(vec![Arc::new(whole.finish())]),
+            None => self.columns.iter_mut().map(Values::finish).collect(),
+        };
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
         self.rows_before += self.rows as u64;
         (self.rows, self.bytes) = (0, 0);

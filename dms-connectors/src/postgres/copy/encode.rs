@@ -7,21 +7,22 @@ use arrow::array::types::{
     TimestampMicrosecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type,
     UInt64Type,
 };
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, BinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, TimeUnit};
+use bytes::Bytes;
+use dms_core::batch::row_form;
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::decimal::format_decimal;
 use dms_core::value::text::write_text;
 use dms_core::{Error, ErrorKind, Result};
 
-use super::{EPOCH_DAYS, EPOCH_MICROS, SIGNATURE, numeric};
+use super::{EPOCH_DAYS, EPOCH_MICROS, ROW_FORM, SIGNATURE, numeric};
 use crate::postgres::types::is_parsed_by_server;
 
 /// Encodes the rows of a table.
 #[derive(Debug)]
 pub(in crate::postgres) struct Encoder {
     table: TableSchema,
-    begun: bool,
     rows: u64,
 }
 
@@ -30,20 +31,31 @@ type Write<'a> = Box<dyn Fn(usize, &mut Vec<u8>) -> std::result::Result<(), &'st
 
 impl Encoder {
     pub(in crate::postgres) fn new(table: TableSchema) -> Self {
-        Self { table, begun: false, rows: 0 }
+        Self { table, rows: 0 }
     }
 
-    /// The bytes of a batch.
+    /// What begins the stream.
+    pub(in crate::postgres) fn header() -> Bytes {
+        Bytes::from([SIGNATURE.as_slice(), &[0; 8]].concat())
+    }
+
+    /// What ends the stream.
+    pub(in crate::postgres) fn end() -> Bytes {
+        Bytes::from_static(&[0xff; 2])
+    }
+
+    /// The bytes of a batch, of values or of whole rows.
     ///
     /// # Errors
     /// `Data` for a value that PostgreSQL does not have, naming column and row.
-    pub(in crate::postgres) fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(dms_core::batch::batch_bytes(batch) * 5 / 4);
-        if !self.begun {
-            out.extend_from_slice(SIGNATURE);
-            out.extend_from_slice(&[0; 8]);
-            self.begun = true;
+    pub(in crate::postgres) fn encode(&mut self, batch: &RecordBatch) -> Result<Bytes> {
+        if row_form(batch.schema_ref()) == Some(ROW_FORM)
+            && let [rows] = batch.columns()
+            && let Some(rows) = rows.as_binary_opt::<i32>()
+        {
+            return Ok(whole(rows));
         }
+        let mut out = Vec::with_capacity(dms_core::batch::batch_bytes(batch) * 5 / 4);
         let columns = self.table.columns.iter().zip(batch.columns());
         let columns = columns
             .map(|(column, array)| Ok((column, array.as_ref(), writer(column, array.as_ref())?)));
@@ -77,20 +89,16 @@ impl Encoder {
             }
         }
         self.rows += batch.num_rows() as u64;
-        Ok(out)
+        Ok(out.into())
     }
+}
 
-    /// What ends the stream.
-    pub(in crate::postgres) fn finish(&mut self) -> Vec<u8> {
-        let mut out = Vec::new();
-        if !self.begun {
-            out.extend_from_slice(SIGNATURE);
-            out.extend_from_slice(&[0; 8]);
-            self.begun = true;
-        }
-        out.extend_from_slice(&(-1i16).to_be_bytes());
-        out
-    }
+/// The bytes of rows, which lie one behind the other.
+fn whole(rows: &BinaryArray) -> Bytes {
+    let bytes = Bytes::from_owner(rows.values().clone());
+    let place = |offset: Option<&i32>| offset.and_then(|at| usize::try_from(*at).ok()).unwrap_or(0);
+    let offsets = rows.value_offsets();
+    bytes.slice(place(offsets.first())..place(offsets.last()))
 }
 
 const TOO_MANY_DIGITS: &str = "a number of too many digits";

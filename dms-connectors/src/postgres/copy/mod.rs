@@ -8,6 +8,9 @@ mod numeric;
 pub(super) use decode::Decoder;
 pub(super) use encode::Encoder;
 
+/// Rows as a `COPY` has them, for whoever takes rows whole.
+pub(super) const ROW_FORM: &str = "postgres binary copy";
+
 /// What a stream begins with; flags and the length of an extension follow, four bytes each.
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 /// Signature, flags, extension.

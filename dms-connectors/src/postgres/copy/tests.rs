@@ -41,10 +41,8 @@ fn tables() -> Vec<(dms_core::schema::TableSchema, RecordBatch)> {
 }
 
 fn encoded(table: &dms_core::schema::TableSchema, batch: &RecordBatch) -> Vec<u8> {
-    let mut encoder = Encoder::new(table.clone());
-    let mut bytes = encoder.encode(batch).unwrap();
-    bytes.extend(encoder.finish());
-    bytes
+    let rows = Encoder::new(table.clone()).encode(batch).unwrap();
+    [Encoder::header(), rows, Encoder::end()].concat()
 }
 
 #[test]
@@ -56,6 +54,31 @@ fn awkward_values_come_back() {
         let mut full = Vec::new();
         decoder.feed(&bytes, &mut full).unwrap();
         assert_eq!(decoder.finish().unwrap().unwrap(), batch, "{}", table.name);
+    }
+}
+
+#[test]
+fn whole_rows_are_what_arrived() {
+    for (table, batch) in tables() {
+        let bytes = encoded(&table, &batch);
+        let limit = BatchLimit { rows: 3, ..BatchLimit::default() };
+        let mut decoder = Decoder::of_whole_rows(table.clone(), limit);
+        let mut whole = Vec::new();
+        for cut in bytes.chunks(7) {
+            decoder.feed(cut, &mut whole).unwrap();
+        }
+        whole.extend(decoder.finish().unwrap());
+        let rows: usize = whole.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows, batch.num_rows());
+        let mut encoder = Encoder::new(table.clone());
+        let mut again = vec![Encoder::header()];
+        // A part of an array is sent as that part.
+        again.extend(whole.iter().flat_map(|batch| {
+            let (first, rest) = (batch.slice(0, 1), batch.slice(1, batch.num_rows() - 1));
+            [encoder.encode(&first).unwrap(), encoder.encode(&rest).unwrap()]
+        }));
+        again.push(Encoder::end());
+        assert_eq!(again.concat(), bytes, "{}", table.name);
     }
 }
 
