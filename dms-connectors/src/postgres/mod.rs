@@ -5,8 +5,10 @@
 //! decoded into Arrow as it arrives. A type without a binary decoder here travels in its text form
 //! as `other('TYPE')`, exactly, from PostgreSQL to PostgreSQL.
 //!
+//! From PostgreSQL to PostgreSQL, rows of built-in types that no rule changes are not decoded at all.
+//!
 //! **Target.** Each partition is one transaction: a binary `COPY` with the receipt beside it. Keys
-//! and unique indexes are built when the rows are there.
+//! and unique indexes are built when the rows are there, and sequences go on behind them.
 
 mod connection;
 mod copy;
@@ -32,6 +34,7 @@ use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+pub use copy::{decode_copy, encode_copy};
 pub use settings::{ExistingIndexes, PostgresSettings};
 pub use source::PostgresSource;
 pub use target::PostgresTarget;

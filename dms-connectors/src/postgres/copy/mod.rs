@@ -5,6 +5,12 @@ mod decode;
 mod encode;
 mod numeric;
 
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use dms_core::Result;
+use dms_core::batch::BatchLimit;
+use dms_core::schema::TableSchema;
+
 pub(super) use decode::Decoder;
 pub(super) use encode::Encoder;
 
@@ -20,6 +26,38 @@ const HEADER_BYTES: usize = SIGNATURE.len() + 8;
 const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// Rows of a table as the bytes of a binary `COPY`, which the server or a file takes.
+///
+/// # Errors
+/// `Data` for a value that PostgreSQL does not have, naming column and row.
+pub fn encode_copy(table: &TableSchema, batches: &[RecordBatch]) -> Result<Bytes> {
+    let mut encoder = Encoder::new(table.clone());
+    let mut parts = vec![Encoder::header()];
+    for batch in batches {
+        parts.push(encoder.encode(batch)?);
+    }
+    parts.push(Encoder::end());
+    Ok(parts.concat().into())
+}
+
+/// The rows of a binary `COPY`, as `COPY table TO 'file' (FORMAT binary)` writes it, of a table
+/// whose columns are all of types that are read in their binary form.
+///
+/// # Errors
+/// `Data` for a value that is none of its column; `Schema` for rows of another shape; `Connection`
+/// if the end is missing.
+pub fn decode_copy(
+    table: &TableSchema,
+    limit: BatchLimit,
+    bytes: &[u8],
+) -> Result<Vec<RecordBatch>> {
+    let mut decoder = Decoder::new(table.clone(), limit)?;
+    let mut batches = Vec::new();
+    decoder.feed(bytes, &mut batches)?;
+    batches.extend(decoder.finish()?);
+    Ok(batches)
+}
 
 #[cfg(test)]
 mod tests;

@@ -41,8 +41,7 @@ fn tables() -> Vec<(dms_core::schema::TableSchema, RecordBatch)> {
 }
 
 fn encoded(table: &dms_core::schema::TableSchema, batch: &RecordBatch) -> Vec<u8> {
-    let rows = Encoder::new(table.clone()).encode(batch).unwrap();
-    [Encoder::header(), rows, Encoder::end()].concat()
+    super::encode_copy(table, std::slice::from_ref(batch)).unwrap().to_vec()
 }
 
 #[test]
