@@ -2,6 +2,8 @@
 
 mod bucket;
 mod death;
+#[cfg(feature = "gcp")]
+mod google;
 mod race;
 mod server;
 

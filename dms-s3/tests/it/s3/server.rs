@@ -7,7 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dms_core::endpoint::EndpointSettings;
 use futures::StreamExt;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use object_store::aws::AmazonS3Builder;
 use object_store::{BackoffConfig, RetryConfig};
@@ -30,13 +34,46 @@ pub(crate) struct Server {
     dead: CancellationToken,
 }
 
+/// Whose words are spoken: Google's XML API is S3's but for the headers of conditions and of who
+/// asks (<https://cloud.google.com/storage/docs/xml-api/reference-headers>).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Dialect {
+    Amazon,
+    #[cfg(feature = "gcp")]
+    Google,
+}
+
+impl Dialect {
+    fn translate(self, request: &mut Request<Incoming>) {
+        if self == Self::Amazon {
+            return;
+        }
+        let headers = request.headers_mut();
+        headers.remove(header::AUTHORIZATION);
+        // Generation 0 is that of an object which is not there.
+        if headers.remove("x-goog-if-generation-match").is_some_and(|match_| match_ == "0") {
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+    }
+}
+
 impl Server {
     pub(crate) async fn start(bucket: &Arc<Bucket>) -> Self {
+        Self::speaking(Dialect::Amazon, bucket).await
+    }
+
+    pub(crate) async fn speaking(dialect: Dialect, bucket: &Arc<Bucket>) -> Self {
         let dead = CancellationToken::new();
         let served = Served { bucket: Arc::clone(bucket), dead: dead.clone() };
         let mut service = S3ServiceBuilder::new(served);
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        if dialect == Dialect::Amazon {
+            service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        }
         let service = service.build();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            dialect.translate(&mut request);
+            hyper::service::Service::call(&service, request)
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let over = dead.clone();
