@@ -24,7 +24,7 @@ pub use unit::{Unit, run_unit};
 use crate::endpoint::{Snapshot, Source, Target};
 use crate::fault;
 use crate::mapping::{TableMapping, TablePlan};
-use crate::retry::{RetryPolicy, until_stopped};
+use crate::retry::RetryPolicy;
 use crate::schema::TableSchema;
 use crate::task::{Events, Report, TaskSettings};
 use crate::{Error, Result, ResultExt};
@@ -162,10 +162,11 @@ impl FullLoad {
 
     async fn run_named(self, stop: CancellationToken) -> Result<Report> {
         let started = Instant::now();
-        let plans = until_stopped(&stop, self.plan()).await?;
-        Assessment::new(&plans, &*self.target, &self.settings.accept_loss).accept()?;
         let retry = self.settings.retry_policy();
-        let begun = until_stopped(&stop, self.target.begin(&self.name)).await;
+        let again = |error: &Error| tracing::warn!(%error, "the task cannot begin, trying again");
+        let plans = retry.run(&stop, || self.plan(), again).await?;
+        Assessment::new(&plans, &*self.target, &self.settings.accept_loss).accept()?;
+        let begun = retry.run(&stop, || self.target.begin(&self.name), again).await;
         let progress = begun.context("side", "target")?;
         fault::point("full-load-begun")?;
         let snapshot = self.snapshot(&plans, &retry, &stop).await?;

@@ -128,7 +128,11 @@ impl Preparation<'_> {
         let partitions = self.snapshot.partitions(&plan.source, &goal).await;
         let partitions =
             partitions.context("side", "source").context("table", &plan.source.name)?;
-        let prepared = self.target.prepare(run, &plan.target, mode, &partitions, Some(stamp)).await;
+        let prepare = || self.target.prepare(run, &plan.target, mode, &partitions, Some(stamp));
+        let again = |error: &Error| {
+            tracing::warn!(table = %plan.source.name, %error, "a table cannot be prepared, trying again");
+        };
+        let prepared = self.settings.retry_policy().run(self.stop, prepare, again).await;
         prepared.context("side", "target").context("table", &plan.source.name)?;
         fault::point("full-load-prepared")?;
         Ok(TableProgress { partitions, position: Some(stamp.clone()), ..TableProgress::default() })
