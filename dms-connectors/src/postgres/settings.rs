@@ -57,10 +57,10 @@ pub enum ExistingIndexes {
     Rebuild,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
-    control_schema: String,
+    control_schema: Option<String>,
     column_types: BTreeMap<String, LogicalType>,
     password: Option<String>,
     existing_indexes: ExistingIndexes,
@@ -69,22 +69,6 @@ struct Options {
     sslrootcert: Option<String>,
     sslcert: Option<String>,
     sslkey: Option<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            control_schema: "dms".to_owned(),
-            column_types: BTreeMap::new(),
-            password: None,
-            existing_indexes: ExistingIndexes::default(),
-            unlogged: false,
-            sslmode: None,
-            sslrootcert: None,
-            sslcert: None,
-            sslkey: None,
-        }
-    }
 }
 
 impl PostgresSettings {
@@ -169,7 +153,7 @@ impl PostgresSettings {
         let types = options.column_types.into_iter();
         Ok(Self {
             config,
-            control_schema: options.control_schema,
+            control_schema: options.control_schema.unwrap_or_else(|| "dms".to_owned()),
             column_types: types.map(|(name, ty)| (Pattern::new(name), ty)).collect(),
             existing_indexes: options.existing_indexes,
             unlogged: options.unlogged,

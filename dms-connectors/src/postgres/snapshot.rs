@@ -122,10 +122,9 @@ impl Snapshot for PostgresSnapshot {
     }
 
     fn row_form(&self, request: &ReadRequest) -> Option<&'static str> {
-        let is_chosen =
-            request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
         let columns = request.projected().ok()?.columns;
-        (self.has_encoding && !is_chosen && columns.iter().all(is_portable)).then_some(ROW_FORM)
+        (self.has_encoding && !chooses(request) && columns.iter().all(is_portable))
+            .then_some(ROW_FORM)
     }
 
     async fn read(&self, request: ReadRequest) -> Result<BatchStream> {
@@ -152,6 +151,11 @@ impl Snapshot for PostgresSnapshot {
         });
         Ok(stream)
     }
+}
+
+/// Whether rows are chosen from those that the server delivers.
+fn chooses(request: &ReadRequest) -> bool {
+    request.filter.is_some() || !partition::columns(&request.partition.range).is_empty()
 }
 
 /// One partition being read.
@@ -201,9 +205,7 @@ impl Read {
             Some(_) => Decoder::of_whole_rows(projected.clone(), request.limit),
             None => Decoder::new(projected.clone(), request.limit)?,
         };
-        let chooses =
-            request.filter.is_some() || !partition::columns(&request.partition.range).is_empty();
-        Ok(Self { relation, lock, sql, table: projected, decoder, chooses })
+        Ok(Self { relation, lock, sql, table: projected, decoder, chooses: chooses(request) })
     }
 
     async fn run(
