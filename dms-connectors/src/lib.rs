@@ -7,6 +7,8 @@
 
 use dms_core::endpoint::Connector;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod control;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

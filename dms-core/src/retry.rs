@@ -52,6 +52,11 @@ impl RetryPolicy {
     }
 }
 
+/// What a task is told that was asked to stop.
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "the task was stopped; run it again to go on")
+}
+
 /// How long work may take to end by itself when a stop is asked for.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -71,9 +76,7 @@ pub(crate) async fn until_stopped<T>(
     tokio::select! {
         biased;
         result = work => result,
-        () = given_up => {
-            Err(Error::new(ErrorKind::Stopped, "the task was stopped; run it again to go on"))
-        }
+        () = given_up => Err(stopped()),
     }
 }
 

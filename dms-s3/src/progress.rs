@@ -91,10 +91,7 @@ pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
     if newest_claim(store, &layout::epochs(store, &run.task)).await? == run.epoch {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Stopped,
-        format!("another run of task {} took it over; this one may not write any more", run.task),
-    ))
+    Err(run.fenced())
 }
 
 /// The newest load of each table of a task.

@@ -330,14 +330,8 @@ impl Target for FolderTarget {
         progress::check_epoch(&self.store, run).await?;
         let record = progress::load_record(&self.store, &run.task, &table.name).await?;
         let complete = progress::partition_records(&self.store, &run.task, &record).await?;
-        let missing = record.partitions.iter().find(|partition| {
-            !complete.iter().any(|held| held.receipt.partition == partition.number)
-        });
-        if let Some(missing) = missing {
-            return Err(Error::schema("the table is not complete: a partition is missing")
-                .context("table", &table.name)
-                .context("partition", missing.number));
-        }
+        Receipt::check_complete(&record.partitions, complete.iter().map(|held| &held.receipt))
+            .context("table", &table.name)?;
         let manifest = Manifest {
             version: VERSION,
             task: run.task.clone(),

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use dms_core::endpoint::{Partition, Receipt, Run, TableProgress, TaskProgress};
 use dms_core::position::Position;
 use dms_core::schema::TableName;
-use dms_core::{Error, ErrorKind, Result};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use dms_core::{Error, Result};
 use tokio_postgres::{Client, GenericClient};
 
 use super::error::convert;
+use crate::control::{corrupt, from_json, to_json};
 use crate::sql::quote;
 
 /// Every table of ours; a source leaves them out.
@@ -141,8 +140,7 @@ impl State {
         if epoch == Some(run.epoch) {
             return Ok(());
         }
-        let message = "took it over; this one may not write any more";
-        Err(Error::new(ErrorKind::Stopped, format!("another run of task {} {message}", run.task)))
+        Err(run.fenced())
     }
 
     /// Whether rows of a load of the table are there that was not finished.
@@ -259,35 +257,11 @@ impl State {
         };
         let planned: Vec<Partition> = from_json(row.get(0), "dms_tables")?;
         let held = self.receipts(client, &run.task, table).await?;
-        let missing =
-            planned.iter().find(|p| !held.iter().any(|receipt| receipt.partition == p.number));
-        match missing {
-            None => Ok(held.iter().map(|receipt| receipt.rows).sum()),
-            Some(missing) => {
-                Err(Error::schema("the table is not complete: a partition is missing")
-                    .context("partition", missing.number))
-            }
-        }
+        Receipt::check_complete(&planned, &held)?;
+        Ok(held.iter().map(|receipt| receipt.rows).sum())
     }
 }
 
 fn failed(error: tokio_postgres::Error) -> Error {
     convert(error, DOING)
-}
-
-fn to_json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::unexpected("progress cannot be written").with_source(error))
-}
-
-fn from_json<T: DeserializeOwned>(json: &str, table: &str) -> Result<T> {
-    serde_json::from_str(json)
-        .map_err(|error| corrupt(table, "a value of another version").with_source(error))
-}
-
-fn corrupt(table: &str, what: &str) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!("control table {table} holds {what}; drop the dms_ tables and load again"),
-    )
 }

@@ -23,6 +23,7 @@ use super::sequence;
 use super::settings::{ExistingIndexes, PostgresSettings};
 use super::state::State;
 use super::types;
+use crate::control::keeps_a_part;
 use crate::sql::quote_all;
 
 /// A PostgreSQL database that is written, each partition by a connection of its own.
@@ -116,12 +117,7 @@ impl Target for PostgresTarget {
             }
             let keeps_rows = prepare(&transaction, table, mode, self.settings.unlogged).await?;
             if keeps_rows && self.state.is_loaded_in_part(&transaction, run, &table.name).await? {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "the table holds a part of this task's rows, which mode DO_NOTHING keeps and a \
-                     load from the first row would double; empty the table, or use \
-                     TRUNCATE_BEFORE_LOAD or DROP_AND_CREATE",
-                ));
+                return Err(keeps_a_part());
             }
             self.state.begin_table(&transaction, run, &table.name, partitions, position).await?;
             fault::point("postgres-target-prepare")?;

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use dms_core::endpoint::{Partition, Receipt, Run, TableProgress, TaskProgress};
 use dms_core::position::Position;
 use dms_core::schema::TableName;
-use dms_core::{Error, ErrorKind, Result};
+use dms_core::{Error, Result, ResultExt};
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::error::convert;
+use crate::control::{corrupt, from_json, to_json};
 
 /// Every table of ours; a source leaves them out.
 pub(super) const CONTROL_TABLES: &[&str] = &["dms_status", "dms_tables", "dms_partitions"];
@@ -104,10 +103,7 @@ pub(super) fn check_epoch(connection: &Connection, run: &Run) -> Result<()> {
     if epoch.and_then(|epoch| u64::try_from(epoch).ok()) == Some(run.epoch) {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Stopped,
-        format!("another run of task {} took it over; this one may not write any more", run.task),
-    ))
+    Err(run.fenced())
 }
 
 /// Whether rows of a load of the table are there that was not finished.
@@ -206,13 +202,7 @@ pub(super) fn finish_table(connection: &Connection, run: &Run, table: &str) -> R
         None => return Err(Error::schema("the table was not prepared").context("table", table)),
     };
     let held = receipts(connection, &run.task, table)?;
-    if let Some(missing) =
-        planned.iter().find(|p| !held.iter().any(|receipt| receipt.partition == p.number))
-    {
-        return Err(Error::schema("the table is not complete: a partition is missing")
-            .context("table", table)
-            .context("partition", missing.number));
-    }
+    Receipt::check_complete(&planned, &held).context("table", table)?;
     connection
         .execute(
             "UPDATE dms_tables SET finished_at = datetime('now') WHERE task = ?1 AND table_name = ?2",
@@ -220,21 +210,4 @@ pub(super) fn finish_table(connection: &Connection, run: &Run, table: &str) -> R
         )
         .map(|_| ())
         .map_err(failed)
-}
-
-fn to_json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value)
-        .map_err(|error| Error::unexpected("progress cannot be written").with_source(error))
-}
-
-fn from_json<T: DeserializeOwned>(json: &str, table: &str) -> Result<T> {
-    serde_json::from_str(json)
-        .map_err(|error| corrupt(table, "a value of another version").with_source(error))
-}
-
-fn corrupt(table: &str, what: &str) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!("control table {table} holds {what}; drop the dms_ tables and load again"),
-    )
 }

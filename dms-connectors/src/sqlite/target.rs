@@ -23,6 +23,7 @@ use super::error::convert;
 use super::settings::SqliteSettings;
 use super::snapshot::blocking;
 use super::{ENGINE, state, types};
+use crate::control::keeps_a_part;
 use crate::sql::{quote, quote_all};
 
 /// A SQLite file that is written. One writer: partitions are loaded one after the other, each in
@@ -262,12 +263,7 @@ fn prepare(
         TablePrepMode::DoNothing => {
             same_shape(&transaction, table)?;
             if state::is_loaded_in_part(&transaction, run, name)? {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "the table holds a part of this task's rows, which mode DO_NOTHING keeps and a \
-                     load from the first row would double; empty the table, or use \
-                     TRUNCATE_BEFORE_LOAD or DROP_AND_CREATE",
-                ));
+                return Err(keeps_a_part());
             }
         }
     }

@@ -1,16 +1,16 @@
 //! The writing side of a full load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{EndpointInfo, Partition};
-use crate::Result;
 use crate::batch::BatchStream;
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
+use crate::{Error, ErrorKind, Result};
 
 /// An endpoint that is written.
 ///
@@ -95,6 +95,17 @@ pub struct Run {
     pub epoch: u64,
 }
 
+impl Run {
+    /// What a run is told that a newer one has fenced.
+    #[must_use]
+    pub fn fenced(&self) -> Error {
+        let task = &self.task;
+        let message =
+            format!("another run of task {task} took it over; this one may not write any more");
+        Error::new(ErrorKind::Stopped, message)
+    }
+}
+
 /// What [`Target::begin`] found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskProgress {
@@ -129,6 +140,26 @@ pub struct Receipt {
     /// The position of the snapshot they were read at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+}
+
+impl Receipt {
+    /// Sees that there is a receipt for every partition of a load.
+    ///
+    /// # Errors
+    /// `Schema` naming the first partition without one.
+    pub fn check_complete<'a>(
+        planned: &[Partition],
+        held: impl IntoIterator<Item = &'a Self>,
+    ) -> Result<()> {
+        let held: BTreeSet<u32> = held.into_iter().map(|receipt| receipt.partition).collect();
+        match planned.iter().find(|partition| !held.contains(&partition.number)) {
+            None => Ok(()),
+            Some(missing) => {
+                Err(Error::schema("the table is not complete: a partition is missing")
+                    .context("partition", missing.number))
+            }
+        }
+    }
 }
 
 /// What becomes of a table that exists on the target (DMS `TargetTablePrepMode`).

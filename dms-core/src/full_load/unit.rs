@@ -12,8 +12,9 @@ use crate::batch::{BatchLimit, BatchStream, batch_bytes, row_form};
 use crate::endpoint::{Partition, ReadRequest, Receipt, Run, Snapshot, Target};
 use crate::mapping::TablePlan;
 use crate::position::Position;
+use crate::retry::stopped;
 use crate::task::{EventKind, Events};
-use crate::{Error, ErrorKind, Result, ResultExt};
+use crate::{Result, ResultExt};
 
 /// One partition to load. It names all it needs but the endpoints, so that it can run elsewhere;
 /// running it again is safe.
@@ -90,14 +91,11 @@ pub(super) async fn run_metered(
 
 fn until_stopped(batches: BatchStream, stop: CancellationToken) -> BatchStream {
     let schema = batches.schema();
-    let mut stopped = Box::pin(stop.cancelled_owned());
+    let mut asked = Box::pin(stop.cancelled_owned());
     let mut batches = batches;
     let stream = futures::stream::poll_fn(move |cx| {
-        if stopped.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(Error::new(
-                ErrorKind::Stopped,
-                "the task was stopped; run it again to go on",
-            ))));
+        if asked.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(stopped())));
         }
         batches.poll_next_unpin(cx)
     });

@@ -15,7 +15,7 @@ use crate::endpoint::{
 };
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, ResultExt};
 
 /// Tables in memory that tasks load. Clones share them, as two connections share a database.
 #[derive(Debug, Clone, Default)]
@@ -37,10 +37,7 @@ impl State {
         if self.epochs.get(&run.task) == Some(&run.epoch) {
             return Ok(());
         }
-        Err(Error::new(
-            ErrorKind::Stopped,
-            format!("another run of task {} took it over", run.task),
-        ))
+        Err(run.fenced())
     }
 
     fn progress(&mut self, run: &Run, table: &TableSchema) -> Result<&mut TableProgress> {
@@ -179,14 +176,8 @@ impl Target for MemoryTarget {
         let mut state = self.lock();
         state.check(run)?;
         let progress = state.progress(run, table)?;
-        let missing = progress.partitions.iter().find(|partition| {
-            !progress.receipts.iter().any(|receipt| receipt.partition == partition.number)
-        });
-        if let Some(missing) = missing {
-            return Err(Error::schema("the table is not complete: a partition is missing")
-                .context("table", &table.name)
-                .context("partition", missing.number));
-        }
+        Receipt::check_complete(&progress.partitions, &progress.receipts)
+            .context("table", &table.name)?;
         progress.finished = true;
         Ok(())
     }
