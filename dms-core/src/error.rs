@@ -176,7 +176,8 @@ impl Error {
     }
 
     /// Whether the error only says that the work is to stop.
-    pub(crate) fn is_stop(&self) -> bool {
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
         self.inner.kind == ErrorKind::Stopped
     }
 

@@ -1,6 +1,7 @@
 //! Vocabulary and full load of the `dms` database migration engine.
 
 pub mod batch;
+pub mod change;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod endpoint;

@@ -53,7 +53,8 @@ impl RetryPolicy {
 }
 
 /// What a task is told that was asked to stop.
-pub(crate) fn stopped() -> Error {
+#[must_use]
+pub fn stopped() -> Error {
     Error::new(ErrorKind::Stopped, "the task was stopped; run it again to go on")
 }
 
@@ -65,7 +66,7 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// `Stopped` for dropped work, else those of `work`.
-pub(crate) async fn until_stopped<T>(
+pub async fn until_stopped<T>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {

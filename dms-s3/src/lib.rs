@@ -61,6 +61,8 @@ pub const CONNECTORS: &[Connector] = &[Connector {
     schemes: &["file", "memory", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss"],
     source: Some(open_source),
     target: Some(open_target),
+    change_source: None,
+    change_target: None,
 }];
 
 fn open_source(

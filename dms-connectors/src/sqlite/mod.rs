@@ -47,6 +47,8 @@ pub(crate) const CONNECTOR: Connector = Connector {
     schemes: &["sqlite"],
     source: Some(open_source),
     target: Some(open_target),
+    change_source: None,
+    change_target: None,
 };
 
 fn open_source(

@@ -1,13 +1,23 @@
 //! Endpoints: what a task reads from and writes to. A connector implements these traits; a program
 //! opens endpoints by hand or through the [`Registry`].
 
+mod change_source;
+mod change_target;
 mod registry;
 mod source;
 mod target;
 
 use std::fmt;
 
-pub use registry::{Connector, EndpointSettings, OpenSource, OpenTarget, Registry};
+pub use change_source::{Acknowledge, ChangeFeed, ChangeSource, FeedRequest, LogStatus};
+pub use change_target::{
+    Alteration, Apply, ApplyException, ChangeForm, ChangeTarget, Note, ReplicatedTable,
+    ReplicationProgress, Step, TaskRecord,
+};
+pub use registry::{
+    Connector, EndpointSettings, OpenChangeSource, OpenChangeTarget, OpenSource, OpenTarget,
+    Registry,
+};
 pub use source::{Bound, Partition, PartitionGoal, PartitionRange, ReadRequest, Snapshot, Source};
 pub use target::{
     ColumnMapping, Fidelity, Receipt, Run, TablePrepMode, TableProgress, Target, TaskProgress,

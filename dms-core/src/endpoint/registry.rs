@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde_json::{Map, Value as Json};
 
-use super::{Source, Target};
+use super::{ChangeSource, ChangeTarget, Source, Target};
 use crate::{Error, ErrorKind, Result};
 
 /// An endpoint as a task definition names it: a URL and the connector's own options.
@@ -119,6 +119,13 @@ pub type OpenSource = fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn 
 /// Opens a target.
 pub type OpenTarget = fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn Target>>>;
 
+/// Opens a source whose changes can be followed.
+pub type OpenChangeSource =
+    fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn ChangeSource>>>;
+/// Opens a target that changes are applied to.
+pub type OpenChangeTarget =
+    fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn ChangeTarget>>>;
+
 /// What a connector can open, and by which URL schemes.
 #[derive(Debug, Clone, Copy)]
 pub struct Connector {
@@ -130,6 +137,10 @@ pub struct Connector {
     pub source: Option<OpenSource>,
     /// Opens it as a target, if it can be one.
     pub target: Option<OpenTarget>,
+    /// Opens it as a source whose changes can be followed, if it can be one.
+    pub change_source: Option<OpenChangeSource>,
+    /// Opens it as a target that changes are applied to, if it can be one.
+    pub change_target: Option<OpenChangeTarget>,
 }
 
 /// The connectors that a program knows, by URL scheme.
@@ -170,6 +181,34 @@ impl Registry {
     pub async fn target(&self, settings: &EndpointSettings) -> Result<Arc<dyn Target>> {
         let connector = self.find(settings)?;
         let open = connector.target.ok_or_else(|| cannot(connector, "target"))?;
+        open(settings.clone()).await
+    }
+
+    /// Opens a source whose changes can be followed.
+    ///
+    /// # Errors
+    /// As [`source`](Self::source).
+    pub async fn change_source(
+        &self,
+        settings: &EndpointSettings,
+    ) -> Result<Arc<dyn ChangeSource>> {
+        let connector = self.find(settings)?;
+        let open = connector.change_source;
+        let open = open.ok_or_else(|| cannot(connector, "source of ongoing replication"))?;
+        open(settings.clone()).await
+    }
+
+    /// Opens a target that changes are applied to.
+    ///
+    /// # Errors
+    /// As [`source`](Self::source).
+    pub async fn change_target(
+        &self,
+        settings: &EndpointSettings,
+    ) -> Result<Arc<dyn ChangeTarget>> {
+        let connector = self.find(settings)?;
+        let open = connector.change_target;
+        let open = open.ok_or_else(|| cannot(connector, "target of ongoing replication"))?;
         open(settings.clone()).await
     }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use assessment::{Assessment, ColumnAssessment, TableAssessment};
 pub use unit::{Unit, run_unit};
 
-use crate::endpoint::{Snapshot, Source, Target};
+use crate::endpoint::{Snapshot, Source, Target, TaskProgress};
 use crate::fault;
 use crate::mapping::{TableMapping, TablePlan};
 use crate::retry::RetryPolicy;
@@ -76,6 +76,8 @@ pub struct FullLoad {
     name: String,
     start: StartType,
     events: Events,
+    plans: Option<Vec<TablePlan>>,
+    begun: Option<TaskProgress>,
 }
 
 impl FullLoad {
@@ -89,7 +91,30 @@ impl FullLoad {
             name: "full-load".to_owned(),
             start: StartType::default(),
             events: Events::new(),
+            plans: None,
+            begun: None,
         }
+    }
+
+    /// The same task over these tables, instead of those that its mapping selects now.
+    #[must_use]
+    pub fn with_plans(mut self, plans: Vec<TablePlan>) -> Self {
+        self.plans = Some(plans);
+        self
+    }
+
+    /// The same task as a step of a run that has begun at the target already.
+    #[must_use]
+    pub fn begun(mut self, progress: TaskProgress) -> Self {
+        self.begun = Some(progress);
+        self
+    }
+
+    /// The same task telling its events to these subscribers.
+    #[must_use]
+    pub fn with_events(mut self, events: Events) -> Self {
+        self.events = events;
+        self
     }
 
     /// The same task under this name; the target remembers its progress by it.
@@ -124,6 +149,9 @@ impl FullLoad {
     /// # Errors
     /// Those of [`Source::discover`] and of the mapping; `Settings` if no table is selected.
     pub async fn plan(&self) -> Result<Vec<TablePlan>> {
+        if let Some(plans) = &self.plans {
+            return Ok(plans.clone());
+        }
         let catalog = self.source.discover(self.mapping.selection()).await;
         let catalog = catalog.context("side", "source")?;
         if catalog.tables.is_empty() {
@@ -166,8 +194,13 @@ impl FullLoad {
         let again = |error: &Error| tracing::warn!(%error, "the task cannot begin, trying again");
         let plans = retry.run(&stop, || self.plan(), again).await?;
         Assessment::new(&plans, &*self.target, &self.settings.accept_loss).accept()?;
-        let begun = retry.run(&stop, || self.target.begin(&self.name), again).await;
-        let progress = begun.context("side", "target")?;
+        let progress = match self.begun.clone() {
+            Some(progress) => progress,
+            None => {
+                let begun = retry.run(&stop, || self.target.begin(&self.name), again).await;
+                begun.context("side", "target")?
+            }
+        };
         fault::point("full-load-begun")?;
         let snapshot = self.snapshot(&plans, &retry, &stop).await?;
         let queue = Arc::new(

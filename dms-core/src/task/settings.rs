@@ -271,7 +271,9 @@ impl TaskSettings {
         mapping.with_lob_mode(self.lob_mode).with_target_schema(&self.target_schema)
     }
 
-    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+    /// How transient errors are retried.
+    #[must_use]
+    pub fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy {
             retries: self.retries,
             interval: self.retry_interval,
