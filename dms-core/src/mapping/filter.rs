@@ -79,6 +79,14 @@ impl Filter {
     /// # Errors
     /// `Settings` if a column is missing, has no order, or a value is not of its type.
     pub fn apply(&self, table: &TableSchema, batch: &RecordBatch) -> Result<RecordBatch> {
+        Ok(filter_record_batch(batch, &self.passes(table, batch)?)?)
+    }
+
+    /// Which rows of `batch` pass, as [`apply`](Self::apply).
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn passes(&self, table: &TableSchema, batch: &RecordBatch) -> Result<BooleanArray> {
         let mut keep = vec![true; batch.num_rows()];
         for (name, alternatives) in &self.columns {
             let place = |error: Error| error.context("table", &table.name).context("column", name);
@@ -92,7 +100,7 @@ impl Filter {
             }
             keep.iter_mut().zip(passes).for_each(|(keep, passes)| *keep &= passes);
         }
-        Ok(filter_record_batch(batch, &BooleanArray::from(keep))?)
+        Ok(BooleanArray::from(keep))
     }
 }
 

@@ -152,7 +152,8 @@ impl TablePlan {
     }
 
     /// Whether every column that is read reaches the target, in its place and with its values.
-    pub(crate) fn keeps_columns(&self) -> bool {
+    #[must_use]
+    pub fn keeps_columns(&self) -> bool {
         self.columns.len() == self.read.len()
             && self.columns.iter().enumerate().all(|(i, c)| *c == PlannedColumn::Read(i))
     }

@@ -1,12 +1,15 @@
 //! Tables in memory, read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::ENGINE;
+use super::feed::Logged;
 use crate::batch::{BatchLimit, BatchStream, batch_bytes};
 use crate::endpoint::{
     EndpointInfo, Partition, PartitionGoal, PartitionRange, ReadRequest, Snapshot, Source,
@@ -19,14 +22,19 @@ use crate::{Error, Result};
 /// Tables in memory. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct MemorySource {
-    tables: Arc<Mutex<Tables>>,
+    pub(super) tables: Arc<Mutex<Tables>>,
+    /// Wakes feeds.
+    pub(super) changed: Arc<Notify>,
+    pub(super) acknowledged: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Tables {
+pub(super) struct Tables {
     /// Counts the changes, as the position of snapshots.
-    version: u64,
-    tables: BTreeMap<TableName, (TableSchema, Vec<RecordBatch>)>,
+    pub(super) version: u64,
+    pub(super) tables: BTreeMap<TableName, (TableSchema, Vec<RecordBatch>)>,
+    /// Transactions since the beginning.
+    pub(super) log: Vec<Arc<Logged>>,
 }
 
 impl MemorySource {
@@ -44,7 +52,7 @@ impl MemorySource {
         self.lock().version = version;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tables> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

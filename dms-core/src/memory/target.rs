@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
 
+use super::apply::TaskReplication;
 use super::{ENGINE, MemorySource};
 use crate::batch::{BatchStream, batch_bytes};
 use crate::endpoint::{
@@ -23,17 +24,18 @@ pub struct MemoryTarget {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    epochs: BTreeMap<String, u64>,
-    progress: BTreeMap<(String, TableName), TableProgress>,
-    tables: BTreeMap<TableName, (TableSchema, Vec<RecordBatch>)>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) epochs: BTreeMap<String, u64>,
+    pub(super) progress: BTreeMap<(String, TableName), TableProgress>,
+    pub(super) replication: BTreeMap<String, TaskReplication>,
+    pub(super) tables: BTreeMap<TableName, (TableSchema, Vec<RecordBatch>)>,
     /// Counts the changes of tables, as the position of sources.
-    version: u64,
+    pub(super) version: u64,
 }
 
 impl State {
-    fn check(&self, run: &Run) -> Result<()> {
+    pub(super) fn check(&self, run: &Run) -> Result<()> {
         if self.epochs.get(&run.task) == Some(&run.epoch) {
             return Ok(());
         }
@@ -72,7 +74,7 @@ impl MemoryTarget {
         source
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,6 +136,9 @@ impl Target for MemoryTarget {
             ..TableProgress::default()
         };
         state.progress.insert((run.task.clone(), table.name.clone()), progress);
+        if let Some(replication) = state.replication.get_mut(&run.task) {
+            replication.progress.tables.remove(&table.name);
+        }
         Ok(())
     }
 
