@@ -206,11 +206,15 @@ impl ChangeSource for MemorySource {
             initial: std::collections::BTreeMap::new(),
         });
         let schemas: Vec<Result<ChangeEvent>> = schemas.map(Ok).collect();
-        let state = (self.clone(), request, None::<u64>);
-        let events = futures::stream::unfold(state, |(source, request, sent)| async move {
-            let (events, version) = source.wait(&request, sent).await;
-            Some((events, (source, request, Some(version))))
-        });
+        // The version sent, and whether the feed has said that it is the newest.
+        let state = (request.after.order, false);
+        let events = futures::stream::unfold(
+            (self.clone(), request, state),
+            |(source, request, state)| async move {
+                let (events, state) = source.wait(&request, state).await;
+                Some((events, (source, request, state)))
+            },
+        );
         let events = futures::stream::iter([schemas]).chain(events);
         Ok(ChangeFeed { events: events.flat_map(futures::stream::iter).boxed(), acknowledge })
     }
@@ -238,21 +242,21 @@ impl MemorySource {
     async fn wait(
         &self,
         request: &FeedRequest,
-        sent: Option<u64>,
-    ) -> (Vec<Result<ChangeEvent>>, u64) {
+        (sent, is_idle): (u64, bool),
+    ) -> (Vec<Result<ChangeEvent>>, (u64, bool)) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            let (next, end) = self.after(sent.unwrap_or(request.after.order));
+            let (next, end) = self.after(sent);
             if let Some(logged) = next {
                 return match logged.events(&request.tables) {
-                    Ok(events) => (events.into_iter().map(Ok).collect(), logged.version),
-                    Err(error) => (vec![Err(error)], logged.version),
+                    Ok(events) => (events.into_iter().map(Ok).collect(), (logged.version, false)),
+                    Err(error) => (vec![Err(error)], (logged.version, false)),
                 };
             }
-            if sent != Some(end) {
+            if !is_idle || sent != end {
                 let position = Position::new(end, format!("version {end}"));
-                return (vec![Ok(ChangeEvent::Idle { position })], end);
+                return (vec![Ok(ChangeEvent::Idle { position })], (end, true));
             }
             changed.await;
         }

@@ -17,7 +17,7 @@ use crate::endpoint::{
 use crate::mapping::{ParallelLoad, Selection, ranges, rows_in_range};
 use crate::position::Position;
 use crate::schema::{Catalog, TableName, TableSchema};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Tables in memory. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,24 @@ impl MemorySource {
         table.row_estimate = Some(batches.iter().map(|batch| batch.num_rows() as u64).sum());
         table.byte_estimate = Some(batches.iter().map(|batch| batch_bytes(batch) as u64).sum());
         tables.tables.insert(table.name.clone(), (table, batches));
+    }
+
+    /// The table's batches as they are now.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such table.
+    pub fn batches(&self, name: &TableName) -> Result<Vec<RecordBatch>> {
+        let tables = self.lock();
+        let (_, batches) = tables.tables.get(name).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no such table").context("table", name)
+        })?;
+        Ok(batches.clone())
+    }
+
+    /// A copy that goes its own way.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { tables: Arc::new(Mutex::new(self.lock().clone())), ..Self::default() }
     }
 
     /// For a copy of tables whose changes are counted elsewhere.

@@ -1,0 +1,4 @@
+//! Tests of change data capture, on endpoints in memory.
+
+mod history;
+mod net;
