@@ -93,6 +93,15 @@ pub enum EventKind {
         /// Why.
         error: String,
     },
+    /// Changes of its rows are applied and durable.
+    Applied {
+        /// Rows that came.
+        inserts: u64,
+        /// Rows that changed.
+        updates: u64,
+        /// Rows that went.
+        deletes: u64,
+    },
     /// The table failed.
     Failed {
         /// Why.

@@ -21,6 +21,27 @@ pub enum TaskStatus {
     Failed,
 }
 
+/// Why a replication ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
+pub enum StopReason {
+    /// It was asked to.
+    Normal,
+    /// Every table is loaded; cached changes are not applied.
+    StoppedAfterFullLoad,
+    /// The changes that came while tables were loaded are applied.
+    StoppedAfterCachedEvents,
+    /// Every change of the source is applied.
+    StoppedWhenCaughtUp,
+    /// The source's transactions up to a position are applied.
+    StoppedAtPosition,
+    /// The source's transactions up to a time are applied.
+    StoppedAtCommitTime,
+    /// It was to run until now.
+    StoppedAtServerTime,
+}
+
 /// The final statistics of one table.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
@@ -68,6 +89,9 @@ pub struct Report {
     /// How long the run took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub elapsed: Duration,
+    /// Why a replication ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<StopReason>,
 }
 
 impl Report {
@@ -107,6 +131,10 @@ impl fmt::Display for Report {
         )?;
         for table in &self.tables {
             write!(f, "\n  {}: {}, {} rows", table.name, table.state, table.rows)?;
+            let TableReport { inserts, updates, deletes, .. } = table;
+            if inserts + updates + deletes > 0 {
+                write!(f, ", then {inserts} inserts, {updates} updates, {deletes} deletes")?;
+            }
             if let Some(error) = &table.error {
                 write!(f, ", {error}")?;
             }

@@ -1,10 +1,15 @@
 //! Task settings, in DMS's JSON where the meaning is the same.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::changes::{
+    ApplyErrorPolicy, ChangeProcessingTuning, ChangeSettings, DdlHandlingPolicy, SpillDurability,
+    SpillFullPolicy,
+};
 use crate::batch::BatchLimit;
 use crate::endpoint::TablePrepMode;
 use crate::json;
@@ -71,6 +76,8 @@ pub struct TaskSettings {
     /// The most differing keys that are listed per table
     /// (`ValidationSettings.TableFailureMaxCount`).
     pub validation_failures_max: usize,
+    /// How changes are captured, kept and applied.
+    pub changes: ChangeSettings,
 }
 
 impl Default for TaskSettings {
@@ -94,6 +101,7 @@ impl Default for TaskSettings {
             target_schema: String::new(),
             validation: false,
             validation_failures_max: 1000,
+            changes: ChangeSettings::default(),
         }
     }
 }
@@ -105,6 +113,8 @@ struct Document {
     full_load_settings: Option<FullLoadSettings>,
     error_behavior: Option<ErrorBehavior>,
     validation_settings: Option<ValidationSettings>,
+    change_processing_tuning: Option<ChangeProcessingTuning>,
+    change_processing_ddl_handling_policy: Option<DdlHandlingPolicy>,
     engine: Option<Engine>,
 }
 
@@ -116,6 +126,7 @@ struct TargetMetadata {
     full_lob_mode: Option<bool>,
     limited_size_lob_mode: Option<bool>,
     lob_max_size: Option<u64>,
+    batch_apply_enabled: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +143,9 @@ struct ErrorBehavior {
     recoverable_error_count: Option<i64>,
     recoverable_error_interval: Option<u64>,
     recoverable_error_throttling_max: Option<u64>,
+    apply_error_delete_policy: Option<ApplyErrorPolicy>,
+    apply_error_insert_policy: Option<ApplyErrorPolicy>,
+    apply_error_update_policy: Option<ApplyErrorPolicy>,
 }
 
 #[derive(Deserialize)]
@@ -149,11 +163,15 @@ struct Engine {
     batch_bytes: Option<usize>,
     prefetch_bytes: Option<usize>,
     accept_loss: Option<Vec<String>>,
+    spill_bytes_max: Option<u64>,
+    spill_folder: Option<PathBuf>,
+    spill_full_policy: Option<SpillFullPolicy>,
+    spill_durability: Option<SpillDurability>,
+    new_tables_interval: Option<u64>,
 }
 
 /// Groups and keys of DMS's document that nothing here answers to, so that a message can say so.
 const WITHOUT_MEANING: &[&str] = &[
-    "BatchApplyEnabled",
     "CommitRate",
     "CreatePkAfterFullLoad",
     "InlineLobMaxSize",
@@ -172,8 +190,6 @@ const WITHOUT_MEANING: &[&str] = &[
     "Logging",
     "ControlTablesSettings",
     "StreamBufferSettings",
-    "ChangeProcessingTuning",
-    "ChangeProcessingDdlHandlingPolicy",
     "LoopbackPreventionSettings",
     "BeforeImageSettings",
     "CharacterSetSettings",
@@ -195,6 +211,7 @@ impl TaskSettings {
         let mut settings = Self::default();
         if let Some(group) = document.target_metadata {
             settings.lob_mode = group.lob_mode()?;
+            set(&mut settings.changes.one_by_one, group.batch_apply_enabled.map(|batch| !batch));
             set(&mut settings.target_schema, group.target_schema);
         }
         if let Some(group) = document.full_load_settings {
@@ -209,10 +226,19 @@ impl TaskSettings {
             let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
             set(&mut settings.retry_interval, seconds(group.recoverable_error_interval));
             set(&mut settings.retry_interval_max, seconds(group.recoverable_error_throttling_max));
+            set(&mut settings.changes.delete_errors, group.apply_error_delete_policy);
+            set(&mut settings.changes.insert_errors, group.apply_error_insert_policy);
+            set(&mut settings.changes.update_errors, group.apply_error_update_policy);
         }
         if let Some(group) = document.validation_settings {
             set(&mut settings.validation, group.enable_validation);
             set(&mut settings.validation_failures_max, group.table_failure_max_count);
+        }
+        if let Some(group) = &document.change_processing_tuning {
+            settings.changes.set_tuning(group);
+        }
+        if let Some(group) = &document.change_processing_ddl_handling_policy {
+            settings.changes.set_ddl(group);
         }
         if let Some(group) = document.engine {
             set(&mut settings.partition_bytes, group.partition_bytes);
@@ -220,6 +246,11 @@ impl TaskSettings {
             set(&mut settings.batch.bytes, group.batch_bytes);
             set(&mut settings.prefetch_bytes, group.prefetch_bytes);
             set(&mut settings.accept_loss, group.accept_loss);
+            set(&mut settings.changes.spill_bytes_max, group.spill_bytes_max);
+            set(&mut settings.changes.spill_folder, group.spill_folder);
+            set(&mut settings.changes.spill_full, group.spill_full_policy);
+            set(&mut settings.changes.spill_durability, group.spill_durability);
+            set(&mut settings.changes.new_tables_interval, group.new_tables_interval);
         }
         settings.check()?;
         Ok(settings)
@@ -240,6 +271,7 @@ impl TaskSettings {
                 "FullLobMode": self.lob_mode == LobMode::Full,
                 "LimitedSizeLobMode": limited,
                 "LobMaxSize": size,
+                "BatchApplyEnabled": !self.changes.one_by_one,
             },
             "FullLoadSettings": {
                 "TargetTablePrepMode": self.table_prep_mode,
@@ -250,6 +282,18 @@ impl TaskSettings {
                 "RecoverableErrorCount": retries,
                 "RecoverableErrorInterval": self.retry_interval.as_secs(),
                 "RecoverableErrorThrottlingMax": self.retry_interval_max.as_secs(),
+                "ApplyErrorDeletePolicy": self.changes.delete_errors,
+                "ApplyErrorInsertPolicy": self.changes.insert_errors,
+                "ApplyErrorUpdatePolicy": self.changes.update_errors,
+            },
+            "ChangeProcessingTuning": {
+                "BatchApplyMemoryLimit": self.changes.batch_bytes >> 20,
+                "MemoryLimitTotal": self.changes.memory_bytes >> 20,
+            },
+            "ChangeProcessingDdlHandlingPolicy": {
+                "HandleSourceTableDropped": self.changes.dropped,
+                "HandleSourceTableTruncated": self.changes.truncated,
+                "HandleSourceTableAltered": self.changes.altered,
             },
             "ValidationSettings": {
                 "EnableValidation": self.validation,
@@ -261,6 +305,11 @@ impl TaskSettings {
                 "BatchBytes": self.batch.bytes,
                 "PrefetchBytes": self.prefetch_bytes,
                 "AcceptLoss": self.accept_loss,
+                "SpillBytesMax": self.changes.spill_bytes_max,
+                "SpillFolder": self.changes.spill_folder,
+                "SpillFullPolicy": self.changes.spill_full,
+                "SpillDurability": self.changes.spill_durability,
+                "NewTablesInterval": self.changes.new_tables_interval,
             },
         })
     }
@@ -292,7 +341,7 @@ impl TaskSettings {
         if self.prefetch_bytes == 0 {
             return wrong("PrefetchBytes must not be 0");
         }
-        Ok(())
+        self.changes.check()
     }
 }
 
@@ -315,7 +364,7 @@ impl TargetMetadata {
     }
 }
 
-fn set<T>(setting: &mut T, given: Option<T>) {
+pub(super) fn set<T>(setting: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *setting = given;
     }
