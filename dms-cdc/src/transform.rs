@@ -68,6 +68,54 @@ impl ChangePlan {
         &self.identity
     }
 
+    /// The source's column that a column of the target is, by name.
+    #[must_use]
+    pub fn source_column(&self, target: &str) -> Option<String> {
+        let at = self.target.column_index(target)?;
+        let place = *self.plan.read.get(read_place(self.plan.columns.get(at)?)?)?;
+        Some(self.plan.source.columns.get(place)?.name.clone())
+    }
+
+    /// The same for a target whose table stays as it is: columns that it does not have are left
+    /// out.
+    ///
+    /// # Errors
+    /// `Schema` if it has one that changes do not hold any more.
+    pub fn keep_to(&mut self, held: &Arc<TableSchema>) -> Result<()> {
+        let places = held.columns.iter().map(|column| {
+            let at = self.target.column_index(&column.name);
+            at.filter(|at| {
+                let now = self.target.columns.get(*at);
+                now.is_some_and(|now| now.logical_type == column.logical_type)
+            })
+            .ok_or_else(|| {
+                Error::schema(
+                    "the column went or changed its type at the source, and the policy is to \
+                     ignore that: rows cannot be made without it; load the table again",
+                )
+                .context("column", &column.name)
+            })
+        });
+        let places = places.collect::<Result<Vec<usize>>>()?;
+        self.plan.columns =
+            places.iter().filter_map(|at| self.plan.columns.get(*at).cloned()).collect();
+        self.plan.target = {
+            let mut nullable = (**held).clone();
+            nullable.columns.iter_mut().for_each(|column| column.nullable = true);
+            Arc::new(nullable)
+        };
+        if let Identity::Key(columns) = &mut self.identity {
+            for column in columns {
+                *column = places.iter().position(|at| at == column).ok_or_else(|| {
+                    Error::schema("a column that identifies rows is new at the source")
+                })?;
+            }
+        }
+        self.target = Arc::clone(held);
+        self.passes = false;
+        Ok(())
+    }
+
     /// Changes of the source's table as changes of the target's.
     ///
     /// # Errors

@@ -1,0 +1,322 @@
+//! What becomes of each change: dropped since its table's load holds it, applied, or kept from a
+//! table that is suspended.
+//!
+//! A table's load holds every transaction up to its snapshot's position, so a change is applied if
+//! its transaction stands above it, and above what was applied before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dms_core::change::{ChangeBatch, ChangeEvent, ChangeRows, Identity, Transaction};
+use dms_core::endpoint::{ChangeForm, Note, Step};
+use dms_core::mapping::TableMapping;
+use dms_core::schema::{TableName, TableSchema};
+use dms_core::task::{ChangeSettings, SchemaChangePolicy};
+use dms_core::value::Value;
+use dms_core::{Error, ErrorKind, Result, ResultExt};
+
+use crate::alter::{Change, alterations};
+use crate::batch::{Item, records_from};
+use crate::transform::{ChangePlan, check_identity};
+
+/// Where changes of the tables go.
+#[derive(Debug)]
+pub(crate) struct Router {
+    mapping: TableMapping,
+    settings: ChangeSettings,
+    form: ChangeForm,
+    /// Transactions up to here are applied.
+    applied: u64,
+    /// By their names at the source.
+    tables: BTreeMap<TableName, Route>,
+}
+
+/// What is known of one table.
+#[derive(Debug)]
+struct Route {
+    /// Its load holds the transactions up to here; `None` if it is not loaded.
+    loaded: Option<u64>,
+    /// As the target has it, if that is known.
+    shape: Option<Arc<TableSchema>>,
+    suspended: bool,
+    /// As the feed told it last, until changes are to be applied.
+    told: Option<Told>,
+    plan: Option<ChangePlan>,
+    column_ids: BTreeMap<String, u32>,
+}
+
+#[derive(Debug)]
+struct Told {
+    table: Arc<TableSchema>,
+    identity: Identity,
+    column_ids: Vec<u32>,
+    initial: BTreeMap<usize, Value>,
+}
+
+/// A table that the task replicates.
+#[derive(Debug, Clone)]
+pub(crate) struct Replicated {
+    /// Its name at the source.
+    pub(crate) source: TableName,
+    /// Its load holds the transactions up to here; `None` if it is not loaded.
+    pub(crate) loaded: Option<u64>,
+    /// As the target has it.
+    pub(crate) shape: Option<Arc<TableSchema>>,
+    /// Whether it takes no changes.
+    pub(crate) suspended: bool,
+}
+
+impl Router {
+    pub(crate) fn new(
+        mapping: TableMapping,
+        settings: ChangeSettings,
+        form: ChangeForm,
+        applied: u64,
+        tables: Vec<Replicated>,
+    ) -> Self {
+        let route = |table: Replicated| {
+            let route = Route {
+                loaded: table.loaded,
+                shape: table.shape,
+                suspended: table.suspended,
+                told: None,
+                plan: None,
+                column_ids: BTreeMap::new(),
+            };
+            (table.source, route)
+        };
+        let tables = tables.into_iter().map(route).collect();
+        Self { mapping, settings, form, applied, tables }
+    }
+
+    /// A table takes no more changes.
+    pub(crate) fn suspend(&mut self, target: &TableName) {
+        for route in self.tables.values_mut() {
+            let name = route.plan.as_ref().map(|plan| &plan.target().name);
+            if name == Some(target) {
+                route.suspended = true;
+            }
+        }
+    }
+
+    /// What an event comes to.
+    ///
+    /// # Errors
+    /// Those of the mapping; what a policy makes of a change of a table.
+    pub(crate) fn route(&mut self, event: ChangeEvent) -> Result<Vec<Item>> {
+        match event {
+            ChangeEvent::Rows(rows) => self.rows(rows),
+            ChangeEvent::Truncate { tables, transaction } => self.truncate(&tables, &transaction),
+            ChangeEvent::Schema { table, identity, column_ids, initial } => {
+                if let Some(route) = self.tables.get_mut(&table.name) {
+                    route.told = Some(Told { table, identity, column_ids, initial });
+                }
+                Ok(Vec::new())
+            }
+            ChangeEvent::Dropped { table } => self.dropped(&table),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn rows(&mut self, rows: ChangeRows) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
+        let mut batches = Vec::new();
+        for batch in &rows.batches {
+            let Some(batch) = self.wanted(batch, &rows.transactions, &mut items)? else { continue };
+            batches.push(batch);
+        }
+        items.push(Item::Rows(ChangeRows { batches, transactions: rows.transactions }));
+        Ok(items)
+    }
+
+    /// The changes of a table that are to be applied, as the target gets them.
+    fn wanted(
+        &mut self,
+        batch: &ChangeBatch,
+        transactions: &[Transaction],
+        items: &mut Vec<Item>,
+    ) -> Result<Option<ChangeBatch>> {
+        let name = &batch.table().name;
+        let Some(route) = self.tables.get_mut(name) else { return Ok(None) };
+        let (Some(loaded), false) = (route.loaded, route.suspended) else { return Ok(None) };
+        let held = loaded.max(self.applied);
+        // Positions grow, so what is held is the front.
+        let held = transactions.iter().take_while(|t| t.position.order <= held).last();
+        let batch = held.map_or_else(|| batch.clone(), |held| records_from(batch, held.end));
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        if let Some(told) = route.told.take() {
+            items
+                .extend(route.follow(&told, &self.mapping, &self.settings).context("table", name)?);
+        }
+        if route.suspended {
+            return Ok(None);
+        }
+        let plan = match &route.plan {
+            Some(plan) => plan,
+            None => {
+                return Err(Error::unexpected("the feed did not tell a table's shape")
+                    .context("table", name));
+            }
+        };
+        plan.transform(&batch).map(Some)
+    }
+
+    fn truncate(&mut self, tables: &[TableName], transaction: &Transaction) -> Result<Vec<Item>> {
+        let order = transaction.position.order;
+        let mut emptied = Vec::new();
+        let mut items = Vec::new();
+        for name in tables {
+            let Some(route) = self.tables.get_mut(name) else { continue };
+            let Some(loaded) = route.loaded.filter(|_| !route.suspended) else { continue };
+            if order <= loaded.max(self.applied) {
+                continue;
+            }
+            let target = target_name(&self.mapping, route, name)?;
+            match self.settings.truncated {
+                SchemaChangePolicy::Apply => emptied.push(target),
+                SchemaChangePolicy::Ignore => {}
+                SchemaChangePolicy::SuspendTable => {
+                    items.push(route.suspend(target, "the source emptied the table"));
+                }
+                SchemaChangePolicy::StopTask => {
+                    return Err(refused("the source emptied a table").context("table", name));
+                }
+            }
+        }
+        if !emptied.is_empty() {
+            items.push(Item::Step(Step::Truncate { tables: emptied }));
+        }
+        Ok(items)
+    }
+
+    fn dropped(&mut self, name: &TableName) -> Result<Vec<Item>> {
+        let Some(route) = self.tables.get_mut(name) else { return Ok(Vec::new()) };
+        if route.loaded.is_none() || route.suspended {
+            return Ok(Vec::new());
+        }
+        let target = target_name(&self.mapping, route, name)?;
+        Ok(match self.settings.dropped {
+            SchemaChangePolicy::Apply => {
+                route.suspended = true;
+                let step = Step::Drop { table: target.clone() };
+                let reason = "the source dropped the table".to_owned();
+                vec![Item::Step(step), Item::Note(Note::Suspended { table: target, reason })]
+            }
+            SchemaChangePolicy::Ignore | SchemaChangePolicy::SuspendTable => {
+                vec![route.suspend(target, "the source dropped the table")]
+            }
+            SchemaChangePolicy::StopTask => {
+                return Err(refused("the source dropped a table").context("table", name));
+            }
+        })
+    }
+
+    /// Whether changes are applied in their net form.
+    pub(crate) fn is_net(&self) -> bool {
+        self.form == ChangeForm::Net
+    }
+
+    /// The names of tables that take no changes, for the report.
+    pub(crate) fn suspended(&self) -> BTreeSet<TableName> {
+        let suspended = self.tables.iter().filter(|(_, route)| route.suspended);
+        suspended.map(|(name, _)| name.clone()).collect()
+    }
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Schema,
+        format!(
+            "{what}, and ChangeProcessingDdlHandlingPolicy says that the task stops then; load the \
+             table again, or choose another policy"
+        ),
+    )
+}
+
+fn target_name(mapping: &TableMapping, route: &Route, name: &TableName) -> Result<TableName> {
+    match (&route.shape, &route.plan) {
+        (Some(shape), _) => Ok(shape.name.clone()),
+        (None, Some(plan)) => Ok(plan.target().name.clone()),
+        (None, None) => {
+            Ok(mapping.plan(&TableSchema::new(name.clone(), Vec::new()))?.target.name.clone())
+        }
+    }
+}
+
+impl Route {
+    fn suspend(&mut self, table: TableName, reason: &str) -> Item {
+        self.suspended = true;
+        Item::Note(Note::Suspended { table, reason: reason.to_owned() })
+    }
+
+    /// Takes up the shape that the feed told, and brings the target's table to it.
+    fn follow(
+        &mut self,
+        told: &Told,
+        mapping: &TableMapping,
+        settings: &ChangeSettings,
+    ) -> Result<Vec<Item>> {
+        check_identity(&told.table, &told.identity)?;
+        let mut plan = ChangePlan::new(&mapping.plan(&told.table)?, &told.identity)?;
+        let before = std::mem::replace(&mut self.column_ids, told.column_ids_at_target(&plan));
+        let Some(held) = self.shape.clone() else {
+            let shape = Arc::clone(plan.target());
+            (self.shape, self.plan) = (Some(Arc::clone(&shape)), Some(plan));
+            return Ok(vec![Item::Note(Note::Shape(shape))]);
+        };
+        let change = Change {
+            before: &held,
+            after: plan.target(),
+            renamed: &|old, new| {
+                let old = before.get(old);
+                old.is_some() && old == self.column_ids.get(new)
+            },
+            initial: &|name| {
+                let place = told.table.column_index(&plan.source_column(name)?)?;
+                told.initial.get(&place).cloned()
+            },
+        };
+        let altered = match alterations(&change) {
+            Ok(altered) if altered.is_empty() => {
+                self.plan = Some(plan);
+                return Ok(Vec::new());
+            }
+            altered => altered,
+        };
+        match (settings.altered, altered) {
+            (SchemaChangePolicy::StopTask, Ok(_)) => {
+                Err(refused("the source changed a table's columns"))
+            }
+            (SchemaChangePolicy::StopTask, Err(error)) => Err(error),
+            (SchemaChangePolicy::SuspendTable, Ok(_)) => {
+                Ok(vec![self.suspend(held.name.clone(), "the source changed its columns")])
+            }
+            // What cannot be followed needs a new load, whatever the policy.
+            (_, Err(error)) => Ok(vec![self.suspend(held.name.clone(), error.message())]),
+            (SchemaChangePolicy::Ignore, Ok(_)) => {
+                plan.keep_to(&held)?;
+                self.plan = Some(plan);
+                Ok(Vec::new())
+            }
+            (SchemaChangePolicy::Apply, Ok(alterations)) => {
+                let to = Arc::clone(plan.target());
+                (self.shape, self.plan) = (Some(Arc::clone(&to)), Some(plan));
+                let note = Item::Note(Note::Shape(Arc::clone(&to)));
+                Ok(vec![Item::Step(Step::Alter { from: held, to, alterations }), note])
+            }
+        }
+    }
+}
+
+impl Told {
+    /// The columns' identities at the source, by their names at the target.
+    fn column_ids_at_target(&self, plan: &ChangePlan) -> BTreeMap<String, u32> {
+        let id = |name: &String| {
+            let place = self.table.column_index(&plan.source_column(name)?)?;
+            Some((name.clone(), *self.column_ids.get(place)?))
+        };
+        plan.target().columns.iter().filter_map(|column| id(&column.name)).collect()
+    }
+}
