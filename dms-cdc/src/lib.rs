@@ -1,8 +1,19 @@
 //! Change data capture of the `dms` database migration engine.
 
 mod alter;
+mod apply;
 mod batch;
+pub mod buffer;
+mod capture;
+mod feeder;
 pub mod net;
 pub mod ordered;
+mod replication;
 mod route;
+mod status;
+mod stop;
 pub mod transform;
+
+pub use replication::Replication;
+pub use status::{Phase, ReplicationStatus};
+pub use stop::{StartPoint, StopWhen};

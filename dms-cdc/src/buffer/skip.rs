@@ -1,0 +1,50 @@
+//! What of an earlier run's events is delivered again: those after a position.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dms_core::change::ChangeEvent;
+use dms_core::schema::TableName;
+
+use super::log::note_shape;
+use super::place::part_after;
+
+/// Leaves out what is not after a position. The shapes of tables that were told before are told
+/// once, as they are where the rest begins: the target may have followed a shape's change already,
+/// and an older shape would take it back.
+#[derive(Debug)]
+pub(super) struct Skip {
+    after: Option<u64>,
+    shapes: BTreeMap<TableName, ChangeEvent>,
+    /// What came behind the last transaction that is left out.
+    waiting: Vec<ChangeEvent>,
+    passed: bool,
+}
+
+impl Skip {
+    pub(super) fn new(after: Option<u64>, shapes: BTreeMap<TableName, ChangeEvent>) -> Self {
+        Self { after, shapes, waiting: Vec::new(), passed: false }
+    }
+
+    /// Takes an event; adds what is to be delivered.
+    pub(super) fn pass(&mut self, event: ChangeEvent, out: &mut VecDeque<ChangeEvent>) {
+        if self.passed {
+            out.push_back(event);
+            return;
+        }
+        if matches!(event, ChangeEvent::Schema { .. } | ChangeEvent::Dropped { .. }) {
+            self.waiting.push(event);
+            return;
+        }
+        let is_idle = matches!(event, ChangeEvent::Idle { .. });
+        if let Some(event) = part_after(event, self.after) {
+            self.passed = true;
+            out.extend(std::mem::take(&mut self.shapes).into_values());
+            out.extend(std::mem::take(&mut self.waiting));
+            out.push_back(event);
+        } else if !is_idle {
+            for event in self.waiting.drain(..) {
+                note_shape(&mut self.shapes, &event);
+            }
+        }
+    }
+}
