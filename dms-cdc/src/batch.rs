@@ -65,6 +65,14 @@ impl Batch {
         self.items.is_empty()
     }
 
+    /// Whether the target would be as it is.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.items.iter().all(|item| match item {
+            Item::Rows(rows) => rows.batches.iter().all(ChangeBatch::is_empty),
+            Item::Step(_) | Item::Note(_) => false,
+        })
+    }
+
     /// Bytes of the records.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = |item: &Item| match item {

@@ -16,14 +16,21 @@ use crate::net::record_batch;
 /// # Errors
 /// `Data` if a row does not have the shape of its table.
 pub fn steps(batch: &ChangeBatch) -> Result<Vec<Step>> {
+    Ok(steps_with_sequences(batch)?.into_iter().map(|(_, step)| step).collect())
+}
+
+/// The same with each change's place in its event.
+pub(crate) fn steps_with_sequences(batch: &ChangeBatch) -> Result<Vec<(u64, Step)>> {
     let mut steps = Vec::with_capacity(batch.len());
     let mut before = None;
-    for record in 0..batch.len() {
+    for (record, sequence) in batch.sequences().iter().enumerate() {
         let Some(operation) = batch.operation(record) else { continue };
-        match operation {
-            Operation::UpdateBefore => before = Some(record),
-            _ => steps.extend(step(batch, operation, before.take(), record)?),
+        if operation == Operation::UpdateBefore {
+            before = Some(record);
+            continue;
         }
+        let acts = step(batch, operation, before.take(), record)?;
+        steps.extend(acts.into_iter().map(|act| (*sequence, act)));
     }
     Ok(steps)
 }

@@ -4,7 +4,7 @@
 //! A table's load holds every transaction up to its snapshot's position, so a change is applied if
 //! its transaction stands above it, and above what was applied before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dms_core::change::{ChangeBatch, ChangeEvent, ChangeRows, Identity, Transaction};
@@ -216,12 +216,6 @@ impl Router {
     /// Whether changes are applied in their net form.
     pub(crate) fn is_net(&self) -> bool {
         self.form == ChangeForm::Net
-    }
-
-    /// The names of tables that take no changes, for the report.
-    pub(crate) fn suspended(&self) -> BTreeSet<TableName> {
-        let suspended = self.tables.iter().filter(|(_, route)| route.suspended);
-        suspended.map(|(name, _)| name.clone()).collect()
     }
 }
 

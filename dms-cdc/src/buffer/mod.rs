@@ -31,6 +31,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use dms_core::position::Position;
 use dms_core::{Error, Result};
@@ -49,6 +50,9 @@ use state::{Shared, State};
 /// The size at which a segment's file ends: large enough that files are few, small enough that the
 /// disk is freed while changes are applied.
 const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// How long another's claim on the folder is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Whose copy of cached changes counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -245,7 +249,14 @@ fn lock(folder: &Path) -> Result<File> {
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file =
         opened.map_err(|e| failed(e, "the folder of cached changes cannot be used", &path))?;
-    match file.try_lock() {
+    // The disk work of a buffer that was just dropped may hold it a moment longer.
+    let until = Instant::now() + LOCK_WAIT;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::settings(
             "the folder of cached changes is in use by another run; stop it, or give each task a \

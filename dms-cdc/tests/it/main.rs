@@ -3,3 +3,4 @@
 
 mod history;
 mod net;
+mod replication;

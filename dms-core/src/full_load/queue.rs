@@ -221,7 +221,7 @@ impl Queue {
             () if stopped => TaskStatus::Stopped,
             () => TaskStatus::Failed,
         };
-        Report { task, status, tables: reports, elapsed, stop_reason: None }
+        Report::new(task, status, reports, elapsed)
     }
 }
 

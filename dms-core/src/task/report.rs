@@ -94,7 +94,46 @@ pub struct Report {
     pub stop_reason: Option<StopReason>,
 }
 
+impl TableReport {
+    /// A table of which nothing is to be told but where it stands.
+    #[must_use]
+    pub fn new(name: TableName, target: TableName, state: TableState) -> Self {
+        Self {
+            name,
+            target,
+            state,
+            rows: 0,
+            rows_this_run: 0,
+            bytes: 0,
+            inserts: 0,
+            updates: 0,
+            deletes: 0,
+            errors: 0,
+            elapsed: Duration::ZERO,
+            error: None,
+        }
+    }
+}
+
 impl Report {
+    /// How a run ended.
+    #[must_use]
+    pub fn new(
+        task: String,
+        status: TaskStatus,
+        tables: Vec<TableReport>,
+        elapsed: Duration,
+    ) -> Self {
+        Self { task, status, tables, elapsed, stop_reason: None }
+    }
+
+    /// The same, of a replication that ended for this.
+    #[must_use]
+    pub fn stopped_for(mut self, reason: StopReason) -> Self {
+        self.stop_reason = Some(reason);
+        self
+    }
+
     /// Rows over all tables.
     #[must_use]
     pub fn rows(&self) -> u64 {

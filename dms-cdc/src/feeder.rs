@@ -1,0 +1,182 @@
+//! Gathers what waits in the buffer into batches for the target, while the target works on the one
+//! before.
+
+use dms_core::Result;
+use dms_core::change::{ChangeEvent, ChangeRows};
+use dms_core::endpoint::Step;
+use dms_core::position::Position;
+use dms_core::schema::TableName;
+use tokio::sync::mpsc;
+
+use crate::batch::{Batch, Item, split_rows};
+use crate::buffer::{BufferReader, BufferStatus};
+use crate::net::NetChanges;
+use crate::route::Router;
+use crate::stop::Bound;
+
+/// A batch, ready to be applied.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) batch: Batch,
+    /// What it comes to, if the target takes net changes.
+    pub(crate) steps: Option<Vec<Prepare>>,
+    /// Nothing comes after it: the next transaction lies beyond the bound.
+    pub(crate) is_last: bool,
+    pub(crate) waiting: BufferStatus,
+}
+
+/// A part of a prepared batch.
+#[derive(Debug)]
+pub(crate) enum Prepare {
+    Step(Step),
+    Note(dms_core::endpoint::Note),
+}
+
+/// What the target's side tells back.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Everything up to here is durable in the target.
+    Done(Position),
+    /// A table takes no more changes.
+    Suspended(TableName),
+}
+
+/// Gathers batches until the buffer ends or the receiver is gone.
+#[derive(Debug)]
+pub(crate) struct Feeder {
+    pub(crate) reader: BufferReader,
+    pub(crate) router: Router,
+    pub(crate) bound: Bound,
+    /// About how many bytes a batch holds.
+    pub(crate) batch_bytes: usize,
+    pub(crate) batches: mpsc::Sender<Result<Prepared>>,
+    pub(crate) told: mpsc::UnboundedReceiver<Told>,
+}
+
+impl Feeder {
+    pub(crate) async fn run(mut self) {
+        if let Err(error) = self.feed().await {
+            // Nobody to tell if the target's side is gone.
+            let _ = self.batches.send(Err(error)).await;
+        }
+    }
+
+    async fn feed(&mut self) -> Result<()> {
+        let sender = self.batches.clone();
+        let mut batch = Batch { complete: true, ..Batch::default() };
+        let mut is_last = false;
+        loop {
+            let has_some = !batch.is_empty() || batch.position.is_some();
+            let is_full = batch.bytes() >= self.batch_bytes;
+            let may_send = has_some && (batch.complete || is_full);
+            // A target that waits gets what there is, but not crumbs of what flows.
+            let is_enough = batch.bytes() >= self.batch_bytes / 8;
+            tokio::select! {
+                biased;
+                told = self.told.recv() => match told {
+                    Some(told) => self.told(told).await?,
+                    None => return Ok(()),
+                },
+                permit = sender.reserve(), if may_send && is_enough => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    permit.send(Ok(self.prepare(&mut batch, is_last)?));
+                }
+                event = self.reader.next(), if !is_full && !is_last => match event {
+                    Some(event) => is_last = self.take(event?, &mut batch)?,
+                    None => return Ok(()),
+                },
+                permit = sender.reserve(), if may_send || is_last => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    permit.send(Ok(self.prepare(&mut batch, is_last)?));
+                }
+            }
+            if is_last && batch.is_empty() && batch.position.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes what was gathered.
+    fn prepare(&self, batch: &mut Batch, is_last: bool) -> Result<Prepared> {
+        let next = Batch { complete: batch.complete, ..Batch::default() };
+        let ready = std::mem::replace(batch, next);
+        let steps = self.router.is_net().then(|| net(&ready)).transpose()?;
+        Ok(Prepared { batch: ready, steps, is_last, waiting: self.reader.status() })
+    }
+
+    async fn told(&mut self, told: Told) -> Result<()> {
+        match told {
+            Told::Done(position) => self.reader.done(&position).await,
+            Told::Suspended(table) => {
+                self.router.suspend(&table);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds an event to the batch; returns whether the bound is reached.
+    fn take(&mut self, event: ChangeEvent, batch: &mut Batch) -> Result<bool> {
+        let (event, is_last) = match event {
+            ChangeEvent::Rows(rows) => {
+                let beyond = rows.transactions.iter().position(|t| self.bound.excludes(t));
+                match beyond {
+                    Some(0) => return Ok(true),
+                    Some(at) => (ChangeEvent::Rows(split_rows(&rows, at).0), true),
+                    None => (ChangeEvent::Rows(rows), false),
+                }
+            }
+            ChangeEvent::Truncate { transaction, .. } if self.bound.excludes(&transaction) => {
+                return Ok(true);
+            }
+            ChangeEvent::Idle { position } => {
+                let reached = self.bound.order.is_some_and(|order| position.order >= order);
+                batch.position = Some(position);
+                return Ok(reached);
+            }
+            event => (event, false),
+        };
+        match &event {
+            ChangeEvent::Rows(ChangeRows { transactions, .. }) => {
+                if let Some(last) = transactions.iter().rfind(|t| t.complete) {
+                    batch.position = Some(last.position.clone());
+                    batch.committed_at = last.committed_at.or(batch.committed_at);
+                }
+                batch.complete = transactions.last().is_none_or(|last| last.complete);
+            }
+            ChangeEvent::Truncate { .. } => batch.complete = false,
+            _ => {}
+        }
+        batch.items.extend(self.router.route(event)?);
+        Ok(is_last)
+    }
+}
+
+/// What a batch comes to.
+pub(crate) fn net(batch: &Batch) -> Result<Vec<Prepare>> {
+    let mut steps = Vec::new();
+    let mut gathered = NetChanges::default();
+    let flush = |gathered: &mut NetChanges, steps: &mut Vec<Prepare>| -> Result<()> {
+        let net = std::mem::take(gathered).into_steps()?;
+        steps.extend(net.into_iter().map(Prepare::Step));
+        Ok(())
+    };
+    for item in &batch.items {
+        match item {
+            Item::Rows(rows) => {
+                for changes in &rows.batches {
+                    gathered.add(changes.clone())?;
+                }
+            }
+            Item::Step(step) => {
+                flush(&mut gathered, &mut steps)?;
+                steps.push(Prepare::Step(step.clone()));
+            }
+            Item::Note(note) => {
+                flush(&mut gathered, &mut steps)?;
+                steps.push(Prepare::Note(note.clone()));
+            }
+        }
+    }
+    flush(&mut gathered, &mut steps)?;
+    Ok(steps)
+}
