@@ -47,25 +47,20 @@ impl BufferReader {
             if self.ended {
                 return None;
             }
-            let event = match self.take() {
-                Next::Memory(event) => event,
-                Next::Disk => match self.read().await {
-                    Ok(event) => event,
-                    Err(error) => {
+            match self.take() {
+                Next::Memory(event) => self.skip.pass(event, &mut self.ready),
+                Next::Disk => {
+                    if let Err(error) = self.read().await {
                         self.ended = true;
                         return Some(Err(error));
                     }
-                },
-                Next::Nothing => {
-                    self.shared.items.notified().await;
-                    continue;
                 }
+                Next::Nothing => self.shared.items.notified().await,
                 Next::End(error) => {
                     self.ended = true;
                     return error.map(Err);
                 }
-            };
-            self.skip.pass(event, &mut self.ready);
+            }
         }
     }
 
@@ -91,13 +86,14 @@ impl BufferReader {
         }
     }
 
-    /// Reads the event at the cursor. The cursor goes on in the end, so that a call that was given
-    /// up is as none.
-    async fn read(&mut self) -> Result<ChangeEvent> {
+    /// Reads the event at the cursor. The cursor goes on when the event is in hand, so that a call
+    /// that is given up loses nothing.
+    async fn read(&mut self) -> Result<()> {
         let (shared, log) = (Arc::clone(&self.shared), Arc::clone(&self.log));
         let file = self.file.take();
         let (event, file, next) = blocking(move || read_event(&shared, file)).await?;
         self.file = Some(file);
+        self.skip.pass(event, &mut self.ready);
         let all_read = {
             let mut state = self.shared.state();
             state.cursor = next;
@@ -125,7 +121,7 @@ impl BufferReader {
         if all_read {
             self.shared.room.notify_one();
         }
-        Ok(event)
+        Ok(())
     }
 
     /// Says that the target holds everything up to a position, durably: nothing up to there is

@@ -16,6 +16,9 @@ use super::segment::{
 };
 use super::state::{Segment, remove};
 
+/// A segment that is being written anew.
+const REWRITTEN: &str = "rewritten.tmp";
+
 /// What was found, ready to be read and written on.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -70,6 +73,8 @@ pub(super) fn discard(folder: &Path) -> Result<()> {
 /// Whether the segments of a folder are of a log that the source was told to forget; refuses those
 /// of another task.
 pub(super) fn check(folder: &Path, task: &str) -> Result<bool> {
+    // Of a run that died before it took the name.
+    remove(&folder.join(REWRITTEN))?;
     let mut durable = false;
     for (_, path) in files(folder)? {
         if let Opened::Segment(reader) = SegmentReader::open(&path)? {
@@ -247,8 +252,7 @@ fn shapes_of(
 
 /// Writes a segment anew up to a cut; returns its bytes.
 fn rewrite(folder: &Path, part: &mut Part, cut: &Cut) -> Result<u64> {
-    let path = folder.join("rewritten.tmp");
-    remove(&path)?;
+    let path = folder.join(REWRITTEN);
     let mut writer = SegmentWriter::create(path.clone(), &part.reader.header)?;
     let mut at = part.reader.first;
     while at < cut.offset {
