@@ -74,6 +74,15 @@ impl Log {
         Ok(used == 0 || used + frame <= limit)
     }
 
+    /// Removes what nobody needs any more; where the source is the durable copy that is everything
+    /// once it was read.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        if !self.shared.durable && self.shared.state().on_disk == 0 {
+            self.close()?;
+        }
+        self.shared.reclaim()
+    }
+
     /// Whether waiting for room is in vain: all that is there is of one transaction, whose end the
     /// target has to see first.
     pub(super) fn is_stuck(&self, place: &Place) -> bool {

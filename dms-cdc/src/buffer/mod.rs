@@ -31,7 +31,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dms_core::position::Position;
 use dms_core::{Error, Result};
@@ -51,8 +51,8 @@ use state::{Shared, State};
 /// disk is freed while changes are applied.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// How long another's claim on the folder is waited for.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How often a folder in use is tried, ten milliseconds apart.
+const LOCK_TRIES: usize = 100;
 
 /// Whose copy of cached changes counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -249,24 +249,21 @@ fn lock(folder: &Path) -> Result<File> {
     let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file =
         opened.map_err(|e| failed(e, "the folder of cached changes cannot be used", &path))?;
-    // The disk work of a buffer that was just dropped may hold it a moment longer.
-    let until = Instant::now() + LOCK_WAIT;
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(10));
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::settings(
-            "the folder of cached changes is in use by another run; stop it, or give each task a \
-             folder of its own",
-        )
-        .context("folder", folder.display())),
-        Err(TryLockError::Error(error)) => {
-            Err(failed(error, "the folder of cached changes cannot be locked", &path))
+    // A buffer that was dropped may still be reading or writing.
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(error, "the folder of cached changes cannot be locked", &path));
+            }
         }
     }
+    Err(Error::settings(
+        "the folder of cached changes is in use by another run; stop it, or give each task a \
+         folder of its own",
+    )
+    .context("folder", folder.display()))
 }
 
 /// A number that no other log has.

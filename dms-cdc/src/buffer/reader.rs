@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dms_core::change::{ChangeEvent, decode_event};
 use dms_core::position::Position;
@@ -58,7 +58,9 @@ impl BufferReader {
                 Next::Nothing => self.shared.items.notified().await,
                 Next::End(error) => {
                     self.ended = true;
-                    return error.map(Err);
+                    let log = Arc::clone(&self.log);
+                    let tidied = blocking(move || tidy(&log)).await;
+                    return error.or(tidied.err()).map(Err);
                 }
             }
         }
@@ -100,21 +102,14 @@ impl BufferReader {
             state.on_disk -= 1;
             state.on_disk == 0
         };
-        let shared = Arc::clone(&self.shared);
-        let ends_segment = shared.state().locate().is_none_or(|at| at.segment != next.segment);
+        let left = self.shared.state().locate(next).is_none_or(|at| at.segment != next.segment);
         // What comes next is in another file: this one may be done with.
-        if ends_segment {
-            blocking(move || {
-                // Whoever writes at this moment will see to it the next time.
-                if all_read
-                    && !shared.durable
-                    && let Ok(mut log) = log.try_lock()
-                {
-                    if shared.state().on_disk == 0 {
-                        log.close()?;
-                    }
-                }
-                shared.reclaim()
+        if left {
+            let shared = Arc::clone(&self.shared);
+            blocking(move || match log.try_lock() {
+                Ok(mut log) => log.tidy(),
+                // Whoever writes sees to the current segment.
+                Err(_) => shared.reclaim(),
             })
             .await?;
         }
@@ -156,35 +151,38 @@ impl Drop for BufferReader {
     }
 }
 
+fn tidy(log: &Mutex<Log>) -> Result<()> {
+    log.lock().unwrap_or_else(PoisonError::into_inner).tidy()
+}
+
 /// Reads the next event from the segments, and where the one after it stands.
 fn read_event(
     shared: &Shared,
     mut file: Option<SegmentReader>,
 ) -> Result<(ChangeEvent, SegmentReader, Cursor)> {
-    let mut at = shared
-        .state()
-        .locate()
-        .ok_or_else(|| Error::unexpected("a cached change is not where it was put"))?;
-    let path = shared.folder.join(file_name(at.segment));
-    let mut reader = match file.take().filter(|file| file.header.number == at.segment) {
-        Some(reader) => reader,
-        None => match SegmentReader::open(&path)? {
-            Opened::Segment(reader) => reader,
-            Opened::Damaged => return Err(damaged(shared, &path)),
-        },
-    };
+    let mut at = shared.state().cursor;
     loop {
-        match reader.frame(at.offset)? {
-            Frame::Whole(kind, payload, next) => {
-                at.offset = next;
-                if kind == Kind::Event {
-                    let event = decode_event(&payload)
-                        .map_err(|error| damaged(shared, &path).with_source(error))?;
-                    return Ok((event, reader, at));
-                }
-            }
-            Frame::End | Frame::Damaged => return Err(damaged(shared, &path)),
+        // Behind the shapes of a segment there may be no event.
+        let found = shared.state().locate(at);
+        at = found.ok_or_else(|| Error::unexpected("a cached change is not where it was put"))?;
+        let path = shared.folder.join(file_name(at.segment));
+        let mut reader = match file.take().filter(|file| file.header.number == at.segment) {
+            Some(reader) => reader,
+            None => match SegmentReader::open(&path)? {
+                Opened::Segment(reader) => reader,
+                Opened::Damaged => return Err(damaged(shared, &path)),
+            },
+        };
+        let Frame::Whole(kind, payload, next) = reader.frame(at.offset)? else {
+            return Err(damaged(shared, &path));
+        };
+        at.offset = next;
+        if kind == Kind::Event {
+            let event = decode_event(&payload)
+                .map_err(|error| damaged(shared, &path).with_source(error))?;
+            return Ok((event, reader, at));
         }
+        file = Some(reader);
     }
 }
 

@@ -84,12 +84,12 @@ impl State {
         self.memory.is_empty() && self.on_disk == 0
     }
 
-    /// The place at or behind the cursor where a frame stands.
-    pub(super) fn locate(&self) -> Option<Cursor> {
-        let Cursor { segment, offset } = self.cursor;
+    /// The first place at or behind a cursor where something stands.
+    pub(super) fn locate(&self, cursor: Cursor) -> Option<Cursor> {
+        let Cursor { segment, offset } = cursor;
         self.segments.iter().find_map(|found| {
             if found.number == segment && offset < found.bytes {
-                return Some(self.cursor);
+                return Some(cursor);
             }
             let later = found.number > segment && found.first < found.bytes;
             later.then_some(Cursor { segment: found.number, offset: found.first })

@@ -24,6 +24,14 @@ pub struct BufferWriter {
     pub(super) busy: bool,
 }
 
+/// Whether an event is kept in memory alone.
+enum Kept {
+    Alone,
+    /// There are files whose events were all read.
+    BesideFiles,
+    Not(ChangeEvent),
+}
+
 /// What became of an attempt to write.
 enum Outcome {
     Written,
@@ -52,8 +60,12 @@ impl BufferWriter {
             note_shape(Arc::make_mut(&mut self.shapes), &event);
         }
         match self.keep(event)? {
-            None => {}
-            Some(event) => self.write(event, &after).await?,
+            Kept::Not(event) => self.write(event, &after).await?,
+            Kept::Alone => {}
+            Kept::BesideFiles => {
+                let log = Arc::clone(&self.log);
+                blocking(move || log.lock().unwrap_or_else(PoisonError::into_inner).tidy()).await?;
+            }
         }
         self.place = after;
         self.busy = false;
@@ -62,17 +74,17 @@ impl BufferWriter {
     }
 
     /// Keeps an event in memory alone, if that is all that is to be done with it.
-    fn keep(&self, event: ChangeEvent) -> Result<Option<ChangeEvent>> {
+    fn keep(&self, event: ChangeEvent) -> Result<Kept> {
         let bytes = event.bytes();
         let mut state = self.shared.state();
         if state.reader_gone {
             return Err(reader_gone());
         }
         if self.shared.durable || !state.takes(bytes, self.shared.memory_bytes) {
-            return Ok(Some(event));
+            return Ok(Kept::Not(event));
         }
         state.keep(event, bytes, None);
-        Ok(None)
+        Ok(if state.segments.is_empty() { Kept::Alone } else { Kept::BesideFiles })
     }
 
     async fn write(&self, event: ChangeEvent, after: &Place) -> Result<()> {

@@ -111,7 +111,7 @@ async fn at_the_limit_the_writer_waits_or_fails() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = BufferSettings {
         memory_bytes: 0,
-        disk_bytes: 20_000,
+        disk_bytes: 100_000,
         ..settings(folder.path(), Durability::Source)
     };
     let (mut writer, mut reader, _) = Buffer::open(&settings, TASK, None).await.unwrap();
@@ -126,7 +126,7 @@ async fn at_the_limit_the_writer_waits_or_fails() {
         }
         pushed += 1;
     };
-    assert!(pushed > 2 && reader.status().disk_bytes <= 20_000, "{:?}", reader.status());
+    assert!(pushed > 2 && reader.status().disk_bytes <= 100_000, "{:?}", reader.status());
     let drain = async {
         for _ in 0..=pushed {
             reader.next().await.unwrap().unwrap();
@@ -143,7 +143,7 @@ async fn at_the_limit_the_writer_waits_or_fails() {
             break error;
         }
     };
-    assert!(error.to_string().contains("raise the limit of 20000 bytes"), "{error}");
+    assert!(error.to_string().contains("raise the limit of 100000 bytes"), "{error}");
     assert!(writer.push(events.next().unwrap()).await.is_err(), "nothing comes behind a gap");
 }
 
