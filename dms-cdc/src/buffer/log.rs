@@ -160,11 +160,11 @@ impl Log {
     /// Ends the current segment. All but the last are on the disk, whatever comes.
     pub(super) fn close(&mut self) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Ok(()) };
-        if self.shared.durable {
-            if let Err(error) = current.sync().and_then(|()| self.sync_folder()) {
-                self.failed = true;
-                return Err(error);
-            }
+        if self.shared.durable
+            && let Err(error) = current.sync().and_then(|()| self.sync_folder())
+        {
+            self.failed = true;
+            return Err(error);
         }
         self.previous = Some((current.number, current.bytes));
         if let Some(segment) = self.shared.state().segments.back_mut() {

@@ -79,7 +79,7 @@ impl World {
     }
 
     /// The target commits the whole transactions that were read.
-    fn commit(&mut self, read: &mut Vec<ChangeEvent>, held: &mut usize) {
+    fn commit(&mut self, read: &[ChangeEvent], held: &mut usize) {
         let all = items(read.iter());
         let whole = all.iter().rposition(|item| matches!(item, Item::End(_) | Item::Idle(_)));
         let Some(whole) = whole.filter(|whole| *whole >= *held) else { return };
@@ -118,7 +118,7 @@ impl World {
                     synced = sizes(&self.folder);
                 }
                 Do::Commit(heard) => {
-                    self.commit(&mut read, &mut held);
+                    self.commit(&read, &mut held);
                     if let (true, Some(position)) = (heard, &self.position) {
                         reader.done(position).await?;
                     }
@@ -135,8 +135,8 @@ impl World {
             writer.push(event).await?;
         }
         drop(writer);
-        let (mut read, mut held) = (rest(reader).await?, 0);
-        self.commit(&mut read, &mut held);
+        let (read, mut held) = (rest(reader).await?, 0);
+        self.commit(&read, &mut held);
         Ok(())
     }
 }
