@@ -14,6 +14,6 @@ mod status;
 mod stop;
 pub mod transform;
 
+pub use dms_core::task::{StartPoint, StopWhen};
 pub use replication::Replication;
 pub use status::{Phase, ReplicationStatus};
-pub use stop::{StartPoint, StopWhen};

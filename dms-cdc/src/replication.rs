@@ -20,7 +20,8 @@ use dms_core::full_load::{Assessment, FullLoad, StartType};
 use dms_core::mapping::{TableMapping, TablePlan};
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::task::{
-    Events, MigrationType, Report, StopReason, TableReport, TaskSettings, TaskStatus,
+    Events, MigrationType, Report, StartPoint, StopReason, StopWhen, TableReport, TaskSettings,
+    TaskStatus,
 };
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 use tokio::sync::watch;
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::Counts;
 use crate::status::{Phase, ReplicationStatus, Teller};
-use crate::stop::{StartPoint, StopWhen};
 use cycle::{Cycle, Ended};
 
 /// A replication task.

@@ -6,15 +6,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dms_core::endpoint::{
-    ChangeFeed, FeedRequest, Note, ReplicationProgress, Run, TableProgress, TaskProgress,
+    FeedRequest, Note, ReplicationProgress, Run, TableProgress, TaskProgress,
 };
 use dms_core::full_load::FullLoad;
 use dms_core::mapping::TablePlan;
 use dms_core::position::Position;
 use dms_core::schema::TableName;
 use dms_core::task::{
-    EventKind, MigrationType, Report, SpillDurability, SpillFullPolicy, StopReason, TableReport,
-    TableState, TaskStatus,
+    EventKind, MigrationType, Report, SpillDurability, SpillFullPolicy, StartPoint, StopReason,
+    StopWhen, TableReport, TableState, TaskStatus,
 };
 use dms_core::{Error, ErrorKind, Result, ResultExt, fault};
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ use crate::capture::{Captured, capture};
 use crate::feeder::{Feeder, Prepared, Told};
 use crate::route::{Replicated, Router};
 use crate::status::{Phase, age};
-use crate::stop::{Bound, StartPoint, StopWhen};
+use crate::stop::Bound;
 
 /// How often a position is made durable while nothing is to be applied.
 const IDLE_COMMIT: Duration = Duration::from_secs(10);

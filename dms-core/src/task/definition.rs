@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use super::TaskSettings;
+use super::{StartPoint, StopWhen, TaskSettings};
 use crate::endpoint::EndpointSettings;
 use crate::mapping::TableMapping;
 use crate::{Error, Result, json};
@@ -48,6 +48,10 @@ pub struct TaskDefinition {
     pub mapping: TableMapping,
     /// How.
     pub settings: TaskSettings,
+    /// Where changes without a load begin.
+    pub start_at: StartPoint,
+    /// When a replication ends by itself.
+    pub stop_when: StopWhen,
     table_mappings: Json,
 }
 
@@ -61,6 +65,10 @@ struct Document {
     table_mappings: Json,
     #[serde(default)]
     settings: Option<Json>,
+    #[serde(default)]
+    start_at: StartPoint,
+    #[serde(default)]
+    stop_when: StopWhen,
 }
 
 impl TaskDefinition {
@@ -78,6 +86,18 @@ impl TaskDefinition {
         check_name(&document.name)?;
         let settings = TaskSettings::from_json(document.settings.unwrap_or_else(|| json!({})))?;
         let mapping = TableMapping::from_value(document.table_mappings.clone())?;
+        let (kind, stops) = (document.migration_type, document.stop_when != StopWhen::Asked);
+        if kind == MigrationType::FullLoad && stops {
+            return Err(Error::settings(
+                "task definition at stop-when: a full load ends when it is done; use migration \
+                 type full-load-and-cdc or cdc",
+            ));
+        }
+        if kind != MigrationType::Cdc && document.start_at != StartPoint::Now {
+            return Err(Error::settings(
+                "task definition at start-at: changes begin with the load; use migration type cdc",
+            ));
+        }
         Ok(Self {
             name: document.name,
             source: endpoint(document.source, "source", variable)?,
@@ -85,6 +105,8 @@ impl TaskDefinition {
             migration_type: document.migration_type,
             mapping: settings.apply_to(mapping),
             settings,
+            start_at: document.start_at,
+            stop_when: document.stop_when,
             table_mappings: document.table_mappings,
         })
     }
@@ -105,6 +127,8 @@ impl TaskDefinition {
             "migration-type": self.migration_type,
             "table-mappings": self.table_mappings,
             "settings": self.settings.to_json(),
+            "start-at": self.start_at,
+            "stop-when": self.stop_when,
         })
     }
 }

@@ -5,6 +5,7 @@ mod definition;
 mod event;
 mod report;
 mod settings;
+mod stop;
 
 pub use changes::{
     ApplyErrorPolicy, ChangeSettings, SchemaChangePolicy, SpillDurability, SpillFullPolicy,
@@ -13,3 +14,4 @@ pub use definition::{MigrationType, TaskDefinition};
 pub use event::{Event, EventKind, Events, TableState};
 pub use report::{Report, StopReason, TableReport, TaskStatus};
 pub use settings::{ErrorPolicy, TaskSettings};
+pub use stop::{StartPoint, StopWhen};
