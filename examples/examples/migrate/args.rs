@@ -36,6 +36,29 @@ pub(crate) enum Command {
     },
     /// Compare what source and target hold, and report the keys that differ
     Validate(Validate),
+    /// Tell what the target holds of a task, and how far behind the source it is
+    Status {
+        /// The task's definition
+        task: PathBuf,
+        /// Print it as one JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have tables loaded again by the next run; a run that is under way ends
+    Reload {
+        /// The task's definition
+        task: PathBuf,
+        /// A table by its name at the source, schema.table; may be given more than once. All tables
+        /// without this
+        #[arg(long = "table", value_name = "TABLE")]
+        tables: Vec<String>,
+    },
+    /// Remove what a task has left at the source (slot, publication, triggers), on disk and in the
+    /// target's control tables; the target's tables stay
+    Delete {
+        /// The task's definition
+        task: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use dms_core::Result;
 use dms_core::endpoint::Fidelity;
 use dms_core::full_load::{Assessment, ColumnAssessment};
+use dms_core::task::MigrationType;
 
 use crate::{EXIT_WRONG, task};
 
@@ -15,7 +16,10 @@ pub(crate) async fn check(path: &Path) -> Result<ExitCode> {
     let (source, target) = (task::source(&definition).await?, task::target(&definition).await?);
     println!("source  {}", source.info());
     println!("target  {}\n", target.info());
-    let assessment = task::full_load(&definition, source, target).check().await?;
+    let assessment = match definition.migration_type {
+        MigrationType::FullLoad => task::full_load(&definition, source, target).check().await?,
+        _ => task::replication(&definition).await?.check().await?,
+    };
     print!("{assessment}");
     println!("\n{}", summary(&assessment));
     // As `run` of the same task.

@@ -5,6 +5,9 @@
 //! migrate check TASK.json      connects, checks rights, shows what every column becomes
 //! migrate show TASK.json       shows the definition with every default, credentials hidden
 //! migrate validate TASK.json   compares what source and target hold
+//! migrate status TASK.json     tells what the target holds, and how far behind the source it is
+//! migrate reload TASK.json     has tables loaded again by the next run
+//! migrate delete TASK.json     removes what the task has left on both sides
 //! ```
 //!
 //! Exit codes: 0 done; 1 failed, or differences found; 2 the definition or the arguments are wrong;
@@ -12,7 +15,9 @@
 
 mod args;
 mod check;
+mod manage;
 mod run;
+mod status;
 mod task;
 mod validate;
 
@@ -47,6 +52,9 @@ async fn main() -> ExitCode {
         Command::Run(run) => run::run(run, &stop).await,
         Command::Check { task } => until(&stop, check::check(task)).await,
         Command::Show { task } => task::show(task),
+        Command::Status { task, json } => until(&stop, status::status(task, *json)).await,
+        Command::Reload { task, tables } => manage::reload(task, tables).await,
+        Command::Delete { task } => manage::delete(task).await,
         Command::Validate(validate) => until(&stop, validate::validate(validate, &stop)).await,
     };
     ended.unwrap_or_else(|error| {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use dms_core::full_load::StartType;
-use dms_core::task::{Report, TaskDefinition, TaskStatus};
+use dms_core::task::{MigrationType, Report, StopReason, TaskDefinition, TaskStatus};
 use dms_core::validation::ValidationReport;
 use dms_core::{ErrorKind, Result};
 use dms_examples::progress::{Look, Progress};
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &args::Run, stop: &CancellationToken) -> Result<Ex
     let started = Instant::now();
     let ended = load(args, &definition, stop).await;
     let compared = match &ended {
-        Ok(report) if report.status == TaskStatus::Completed && definition.settings.validation => {
+        Ok(report) if is_comparable(report) && definition.settings.validation => {
             Some(validate::compare(&definition, stop).await)
         }
         _ => None,
@@ -54,13 +54,36 @@ async fn load(
     definition: &TaskDefinition,
     stop: &CancellationToken,
 ) -> Result<Report> {
-    let (source, target) = (task::source(definition).await?, task::target(definition).await?);
     let start = if args.reload { StartType::Reload } else { StartType::Resume };
+    if definition.migration_type != MigrationType::FullLoad {
+        return replicate(args, definition, start, stop).await;
+    }
+    let (source, target) = (task::source(definition).await?, task::target(definition).await?);
     let load = task::full_load(definition, source, target).starting(start);
     let progress = Progress::show(load.events().subscribe(), Look::of_stderr(args.quiet));
     let ended = load.run(stop.clone()).await;
     progress.finish().await;
     ended
+}
+
+async fn replicate(
+    args: &args::Run,
+    definition: &TaskDefinition,
+    start: StartType,
+    stop: &CancellationToken,
+) -> Result<Report> {
+    let replication = task::replication(definition).await?.starting(start);
+    let (events, status) = (replication.events().subscribe(), replication.status());
+    let progress = Progress::follow(events, status, Look::of_stderr(args.quiet));
+    let ended = replication.run(stop.clone()).await;
+    progress.finish().await;
+    ended
+}
+
+/// Whether source and target hold the same when the run ended so, unless someone writes.
+fn is_comparable(report: &Report) -> bool {
+    let caught_up = [None, Some(StopReason::StoppedWhenCaughtUp)];
+    report.status == TaskStatus::Completed && caught_up.contains(&report.stop_reason)
 }
 
 /// The final statistics: always one object, however the run ended.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use dms_core::endpoint::{Source, Target};
+use dms_cdc::Replication;
+use dms_core::endpoint::{ChangeSource, ChangeTarget, Source, Target};
 use dms_core::full_load::FullLoad;
 use dms_core::task::{MigrationType, TaskDefinition};
 use dms_core::{Error, ErrorKind, Result, ResultExt};
@@ -18,15 +19,7 @@ pub(crate) fn read(path: &Path) -> Result<TaskDefinition> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Error::settings(format!("task file {} cannot be read", path.display())).with_source(error)
     })?;
-    let task = TaskDefinition::from_json(&text).context("file", path.display())?;
-    if task.migration_type != MigrationType::FullLoad {
-        return Err(Error::settings(format!(
-            "migration type {} is not supported yet; this version runs full-load",
-            task.migration_type
-        ))
-        .context("task", &task.name));
-    }
-    Ok(task)
+    TaskDefinition::from_json(&text).context("file", path.display())
 }
 
 /// Prints a definition with every default.
@@ -57,6 +50,31 @@ pub(crate) async fn target_as_source(task: &TaskDefinition) -> Result<Arc<dyn So
         _ => error,
     });
     opened.context("side", "target")
+}
+
+/// Opens the source to follow its changes.
+pub(crate) async fn change_source(task: &TaskDefinition) -> Result<Arc<dyn ChangeSource>> {
+    registry().change_source(&task.source).await.context("side", "source")
+}
+
+/// Opens the target to apply changes.
+pub(crate) async fn change_target(task: &TaskDefinition) -> Result<Arc<dyn ChangeTarget>> {
+    registry().change_target(&task.target).await.context("side", "target")
+}
+
+/// The replication that a definition describes.
+pub(crate) async fn replication(task: &TaskDefinition) -> Result<Replication> {
+    let (source, target) = (change_source(task).await?, change_target(task).await?);
+    let mapping = task.mapping.clone();
+    let replication = match task.migration_type {
+        MigrationType::Cdc => Replication::cdc(source, target, mapping),
+        _ => Replication::full_load_and_cdc(source, target, mapping),
+    };
+    Ok(replication
+        .named(&task.name)
+        .with_settings(task.settings.clone())
+        .starting_at(task.start_at.clone())
+        .stopping(task.stop_when.clone()))
 }
 
 /// The full load that a definition describes.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dms_cdc::ReplicationStatus;
 use dms_core::schema::TableName;
 use dms_core::task::{Event, EventKind, TableState};
 use indicatif::{DecimalBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use super::tally::{Table, Tally};
-use super::{Display, alarm};
+use super::{Display, alarm, describe};
 
 /// The most tables that have a bar at once: more would not fit on a screen.
 const BARS_MAX: usize = 12;
@@ -97,6 +98,13 @@ impl Display for Bars {
             self.total.set_length(expected);
         }
         self.total.set_position(tally.rows_held());
+    }
+
+    fn changes(&mut self, status: &ReplicationStatus, rate: u64) {
+        let (done, waiting) = describe(status, rate);
+        self.total.set_style(style("{spinner} {prefix}\n  {msg}"));
+        self.total.set_prefix(done);
+        self.total.set_message(waiting);
     }
 
     fn end(&mut self) {

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use dms_cdc::ReplicationStatus;
 use dms_core::task::Event;
 use indicatif::{DecimalBytes, HumanCount};
 
 use super::tally::Tally;
-use super::{Display, alarm};
+use super::{Display, alarm, describe};
 
 const INTERVAL: Duration = Duration::from_secs(3);
 
@@ -37,6 +38,16 @@ impl Display for Lines {
         }
         self.due = now + INTERVAL;
         eprintln!("{}", line(tally));
+    }
+
+    fn changes(&mut self, status: &ReplicationStatus, rate: u64) {
+        let now = Instant::now();
+        if now < self.due {
+            return;
+        }
+        self.due = now + INTERVAL;
+        let (done, waiting) = describe(status, rate);
+        eprintln!("{done}; {waiting}");
     }
 
     fn end(&mut self) {}

@@ -8,8 +8,11 @@ mod tally;
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use dms_cdc::{Phase, ReplicationStatus};
 use dms_core::task::{Event, EventKind};
+use indicatif::{DecimalBytes, HumanCount};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -51,11 +54,30 @@ impl Progress {
     /// `Progress::show(load.events().subscribe(), look)`.
     #[must_use]
     pub fn show(events: Receiver<Event>, look: Look) -> Self {
+        Self::show_with(events, None, look)
+    }
+
+    /// The same for a task that follows changes:
+    /// `Progress::follow(task.events().subscribe(), task.status(), look)`.
+    #[must_use]
+    pub fn follow(
+        events: Receiver<Event>,
+        status: watch::Receiver<ReplicationStatus>,
+        look: Look,
+    ) -> Self {
+        Self::show_with(events, Some(status), look)
+    }
+
+    fn show_with(
+        events: Receiver<Event>,
+        status: Option<watch::Receiver<ReplicationStatus>>,
+        look: Look,
+    ) -> Self {
         Self(tokio::spawn(async move {
             match look {
-                Look::Bars => follow(events, Bars::new()).await,
-                Look::Lines => follow(events, Lines::new()).await,
-                Look::Quiet => follow(events, Quiet).await,
+                Look::Bars => follow(events, status, Bars::new()).await,
+                Look::Lines => follow(events, status, Lines::new()).await,
+                Look::Quiet => follow(events, status, Quiet).await,
             }
         }))
     }
@@ -73,13 +95,19 @@ trait Display {
     fn event(&mut self, event: &Event, tally: &Tally);
     /// Time has passed.
     fn tick(&mut self, tally: &Tally);
+    /// Time has passed since tables were loaded, and changes are followed.
+    fn changes(&mut self, status: &ReplicationStatus, rate: u64);
     /// The run has ended.
     fn end(&mut self);
 }
 
 const TICK: Duration = Duration::from_millis(200);
 
-async fn follow(mut events: Receiver<Event>, mut display: impl Display) {
+async fn follow(
+    mut events: Receiver<Event>,
+    status: Option<watch::Receiver<ReplicationStatus>>,
+    mut display: impl Display,
+) {
     let mut tally = Tally::default();
     let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -95,8 +123,17 @@ async fn follow(mut events: Receiver<Event>, mut display: impl Display) {
                 Err(RecvError::Closed) => break,
             },
             _ = ticks.tick() => {
-                tally.sample();
-                display.tick(&tally);
+                let status = status.as_ref().map(|status| status.borrow().clone());
+                match status {
+                    Some(status) if !matches!(status.phase, Phase::Starting | Phase::FullLoad) => {
+                        tally.sample_changes(status.applied);
+                        display.changes(&status, tally.speed().0);
+                    }
+                    _ => {
+                        tally.sample();
+                        display.tick(&tally);
+                    }
+                }
             }
         }
     }
@@ -125,5 +162,27 @@ impl Display for Quiet {
 
     fn tick(&mut self, _: &Tally) {}
 
+    fn changes(&mut self, _: &ReplicationStatus, _: u64) {}
+
     fn end(&mut self) {}
+}
+
+/// Where a replication stands, in two lines.
+fn describe(status: &ReplicationStatus, rate: u64) -> (String, String) {
+    let seconds = |micros: i64| format!("{}.{} s", micros / 1_000_000, micros / 100_000 % 10);
+    let done = format!(
+        "{}: {} changes of {} transactions applied, {} a second",
+        status.phase,
+        HumanCount(status.applied),
+        HumanCount(status.transactions),
+        HumanCount(rate),
+    );
+    let waiting = format!(
+        "latency {} at the source, {} at the target; cached {} in memory, {} on disk",
+        seconds(status.source_latency),
+        seconds(status.target_latency),
+        DecimalBytes(status.cached_memory_bytes as u64),
+        DecimalBytes(status.cached_disk_bytes),
+    );
+    (done, waiting)
 }

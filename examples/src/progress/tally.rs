@@ -34,13 +34,15 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) begun: Instant,
     samples: VecDeque<(Instant, u64, u64)>,
+    /// Whether samples count rows that are loaded, not changes that are applied.
+    is_loading: bool,
 }
 
 impl Default for Tally {
     fn default() -> Self {
         let begun = Instant::now();
         let samples = VecDeque::from([(begun, 0, 0)]);
-        Self { tables: BTreeMap::new(), rows: 0, bytes: 0, begun, samples }
+        Self { tables: BTreeMap::new(), rows: 0, bytes: 0, begun, samples, is_loading: true }
     }
 }
 
@@ -78,6 +80,18 @@ impl Tally {
             self.samples.pop_front();
         }
         self.samples.push_back((Instant::now(), self.rows, self.bytes));
+    }
+
+    /// The same of changes applied, of which there are so many.
+    pub(super) fn sample_changes(&mut self, applied: u64) {
+        if self.is_loading {
+            self.samples.clear();
+            self.is_loading = false;
+        }
+        if self.samples.len() == SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((Instant::now(), applied, 0));
     }
 
     /// Rows and bytes a second, lately.
