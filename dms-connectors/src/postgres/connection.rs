@@ -10,7 +10,7 @@ use super::settings::{DIRECT, PostgresSettings};
 
 /// Timeouts that a role may carry do not end a load; names are always written with their schema;
 /// text forms do not depend on the server's settings.
-const SESSION: &str = "SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET search_path = ''; SET timezone = 'UTC'; \
+pub(super) const SESSION: &str = "SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET search_path = ''; SET timezone = 'UTC'; \
     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601'; SET extra_float_digits = 3; \
     SET bytea_output = 'hex'; SET xmloption = 'content'; SET quote_all_identifiers = off; \
     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \

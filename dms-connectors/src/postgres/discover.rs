@@ -95,16 +95,7 @@ pub(super) async fn discover(
         }
     }
     columns(client, settings, &mut tables).await?;
-    let oids: Vec<u32> = tables.keys().copied().collect();
-    for row in client.query(KEYS, &[&oids]).await.map_err(failed)? {
-        let Some(table) = tables.get_mut(&row.get(0)) else { continue };
-        let columns: Vec<String> = row.get(3);
-        if row.get(1) {
-            table.primary_key = columns;
-        } else {
-            table.unique_indexes.push(UniqueIndex { name: row.get(2), columns });
-        }
-    }
+    keys(client, &mut tables).await?;
     let mut tables: Vec<TableSchema> = tables.into_values().collect();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Catalog { tables })
@@ -124,11 +115,42 @@ pub(super) async fn columns(
     for row in rows.map_err(|error| convert(error, DOING))? {
         if let Some(table) = tables.get_mut(&row.get(0)) {
             let mut column = column(&row);
-            if let Some(ty) = settings.column_type(&table.name, &column.name) {
-                column.logical_type =
-                    chosen(&column, ty).map_err(|error| error.context("table", &table.name))?;
-            }
+            choose_type(settings, &table.name, &mut column)?;
             table.columns.push(column);
+        }
+    }
+    Ok(())
+}
+
+/// Gives a column the type that the settings say, if any.
+///
+/// # Errors
+/// `Settings` for a type that its values cannot be read as.
+pub(super) fn choose_type(
+    settings: &PostgresSettings,
+    table: &TableName,
+    column: &mut Column,
+) -> Result<()> {
+    if let Some(ty) = settings.column_type(table, &column.name) {
+        column.logical_type = chosen(column, ty).map_err(|error| error.context("table", table))?;
+    }
+    Ok(())
+}
+
+/// Adds the keys and unique indexes of tables, by their object identifiers.
+///
+/// # Errors
+/// `Connection`.
+pub(super) async fn keys(client: &Client, tables: &mut BTreeMap<u32, TableSchema>) -> Result<()> {
+    let oids: Vec<u32> = tables.keys().copied().collect();
+    let rows = client.query(KEYS, &[&oids]).await;
+    for row in rows.map_err(|error| convert(error, DOING))? {
+        let Some(table) = tables.get_mut(&row.get(0)) else { continue };
+        let columns: Vec<String> = row.get(3);
+        if row.get(1) {
+            table.primary_key = columns;
+        } else {
+            table.unique_indexes.push(UniqueIndex { name: row.get(2), columns });
         }
     }
     Ok(())

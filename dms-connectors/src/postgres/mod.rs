@@ -7,9 +7,12 @@
 //!
 //! From PostgreSQL to PostgreSQL, rows of built-in types that no rule changes are not decoded at all.
 //!
+//! **Changes** are read by logical replication; see `changes`.
+//!
 //! **Target.** Each partition is one transaction: a binary `COPY` with the receipt beside it. Keys
 //! and unique indexes are built when the rows are there, and sequences go on behind them.
 
+mod changes;
 mod connection;
 mod copy;
 mod discover;
@@ -30,7 +33,7 @@ mod unchanged;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{ChangeSource, Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -47,7 +50,7 @@ pub(crate) const CONNECTOR: Connector = Connector {
     schemes: &["postgres", "postgresql"],
     source: Some(open_source),
     target: Some(open_target),
-    change_source: None,
+    change_source: Some(open_change_source),
     change_target: None,
 };
 
@@ -57,6 +60,16 @@ fn open_source(
     async move {
         let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await?;
         Ok(source as Arc<dyn Source>)
+    }
+    .boxed()
+}
+
+fn open_change_source(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeSource>>> {
+    async move {
+        let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await?;
+        Ok(source as Arc<dyn ChangeSource>)
     }
     .boxed()
 }

@@ -40,8 +40,21 @@ pub struct PostgresSettings {
     /// default false. Faster, but a crash of the server means that the table is loaded again, and
     /// `SET LOGGED` writes it once more.
     pub unlogged: bool,
+    /// A source's replication slot; by default one named after the task. It is made if it is not
+    /// there, and dropped at the end of a capture either way, since it holds back the server's log.
+    pub slot_name: Option<String>,
+    /// A publication that exists already, of all tables of the task and without row filters or
+    /// lists of columns, for a role that may not create one. It stays at the end of a capture.
+    pub publication_name: Option<String>,
+    /// From how many bytes of log on that a source's server keeps for a task a warning is logged,
+    /// each minute; 0, the default, for never. The task goes on: to stop would only make the server
+    /// keep more.
+    pub retained_wal_max: u64,
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
+    /// The same in words, for connections of another client.
+    pub(super) tls_mode: Mode,
+    pub(super) tls_files: Files,
     address: String,
 }
 
@@ -65,6 +78,9 @@ struct Options {
     password: Option<String>,
     existing_indexes: ExistingIndexes,
     unlogged: bool,
+    slot_name: Option<String>,
+    publication_name: Option<String>,
+    retained_wal_max: u64,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
     sslcert: Option<String>,
@@ -83,9 +99,9 @@ impl PostgresSettings {
 
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
     /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
-    /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged` and,
-    /// again, those of TLS. What
-    /// neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
+    /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged`,
+    /// `slot-name`, `publication-name`, `retained-wal-max` and, again, those of TLS. What neither
+    /// says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
     /// # Errors
@@ -157,7 +173,12 @@ impl PostgresSettings {
             column_types: types.map(|(name, ty)| (Pattern::new(name), ty)).collect(),
             existing_indexes: options.existing_indexes,
             unlogged: options.unlogged,
+            slot_name: options.slot_name.map(slot_name).transpose()?,
+            publication_name: options.publication_name,
+            retained_wal_max: options.retained_wal_max,
             tls,
+            tls_mode: mode,
+            tls_files: files,
             address,
         })
     }
@@ -175,6 +196,19 @@ impl PostgresSettings {
 
 /// How long a server may take to answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A name that a slot can have
+/// (<https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION>).
+fn slot_name(name: String) -> Result<String> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if (1..=63).contains(&name.len()) && name.bytes().all(legal) {
+        return Ok(name);
+    }
+    Err(Error::settings(format!(
+        "slot-name {name:?} is no name of a replication slot: these have 1 to 63 lower-case \
+         letters, digits and underscores"
+    )))
+}
 
 /// Takes the parameters out of a URL that `tokio-postgres` does not know.
 fn split(url: &str) -> (String, BTreeMap<String, String>) {

@@ -85,6 +85,31 @@ impl PostgresSnapshot {
         })
     }
 
+    /// Takes over a snapshot that another connection has exported.
+    pub(super) async fn import(
+        settings: &PostgresSettings,
+        exported: &str,
+        position: Position,
+    ) -> Result<Self> {
+        let failed = |error| convert(error, "a snapshot cannot be taken over");
+        let keeper = connect(settings).await?;
+        let version = version(&keeper).await?;
+        keeper.batch_execute(BEGIN).await.map_err(failed)?;
+        let join = format!("SET TRANSACTION SNAPSHOT '{}'", exported.replace('\'', "''"));
+        keeper.batch_execute(&join).await.map_err(failed)?;
+        let sql = "SELECT pg_catalog.pg_export_snapshot(), \
+            current_setting('server_encoding') <> 'SQL_ASCII'";
+        let row = keeper.query_one(sql, &[]).await.map_err(failed)?;
+        Ok(Self {
+            settings: settings.clone(),
+            keeper,
+            id: row.get(0),
+            version,
+            position: Some(position),
+            has_encoding: row.get(1),
+        })
+    }
+
     /// A connection in the snapshot.
     async fn reader(&self) -> Result<Client> {
         let reader = connect(&self.settings).await?;

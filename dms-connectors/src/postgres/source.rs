@@ -1,6 +1,7 @@
 //! PostgreSQL as a source.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use dms_core::Result;
@@ -16,7 +17,9 @@ use super::snapshot::PostgresSnapshot;
 /// A PostgreSQL database that is read.
 #[derive(Debug, Clone)]
 pub struct PostgresSource {
-    settings: PostgresSettings,
+    pub(super) settings: PostgresSettings,
+    /// Whether changes have to be read in text form, since a type came without another here.
+    pub(super) text_form: Arc<AtomicBool>,
 }
 
 impl PostgresSource {
@@ -26,7 +29,7 @@ impl PostgresSource {
     /// `Connection`, `Denied` and `NotFound` for the server.
     pub async fn open(settings: PostgresSettings) -> Result<Arc<Self>> {
         connect(&settings).await?;
-        Ok(Arc::new(Self { settings }))
+        Ok(Arc::new(Self { settings, text_form: Arc::default() }))
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    fn or_default(&self, given: Option<&String>, name: &str) -> Option<String> {
+    pub(super) fn or_default(&self, given: Option<&String>, name: &str) -> Option<String> {
         let default = || {
             let path = self.folder.as_ref()?.join(name);
             path.exists().then(|| path.to_string_lossy().into_owned())

@@ -252,7 +252,7 @@ impl Decoder {
 }
 
 /// The values of one column.
-enum Values {
+pub(in crate::postgres) enum Values {
     Boolean(BooleanBuilder),
     Int16(PrimitiveBuilder<Int16Type>),
     Int32(PrimitiveBuilder<Int32Type>),
@@ -290,7 +290,9 @@ fn primitive<T: ArrowPrimitiveType>() -> PrimitiveBuilder<T> {
 }
 
 impl Values {
-    fn new(column: &Column) -> Result<Self> {
+    /// # Errors
+    /// `Unsupported` for a type that a column of PostgreSQL does not have.
+    pub(in crate::postgres) fn new(column: &Column) -> Result<Self> {
         let ty = &column.logical_type;
         Ok(match ty {
             LogicalType::Boolean => Self::Boolean(BooleanBuilder::new()),
@@ -336,7 +338,8 @@ impl Values {
         })
     }
 
-    fn append_null(&mut self) {
+    #[inline]
+    pub(in crate::postgres) fn append_null(&mut self) {
         match self {
             Self::Boolean(values) => values.append_null(),
             Self::Int16(values) => values.append_null(),
@@ -362,7 +365,10 @@ impl Values {
 
     /// Appends a value; says what it is if it is none of the column's.
     #[inline]
-    fn append(&mut self, value: &[u8]) -> std::result::Result<(), &'static str> {
+    pub(in crate::postgres) fn append(
+        &mut self,
+        value: &[u8],
+    ) -> std::result::Result<(), &'static str> {
         const LENGTH: &str = "a field of another length";
         match self {
             Self::Boolean(values) => match value {
@@ -429,7 +435,9 @@ impl Values {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<ArrayRef> {
+    /// # Errors
+    /// `Data` for a number of more digits than its type has.
+    pub(in crate::postgres) fn finish(&mut self) -> Result<ArrayRef> {
         Ok(match self {
             Self::Boolean(values) => Arc::new(values.finish()),
             Self::Int16(values) => Arc::new(values.finish()),
@@ -457,7 +465,7 @@ impl Values {
     }
 }
 
-const NOT_FINITE: &str = "a number that is not finite or of more digits (the option column-types can \
+pub(super) const NOT_FINITE: &str = "a number that is not finite or of more digits (the option column-types can \
     make the column numeric)";
 
 const NOT_UTF8: &str = "text that is not UTF-8 (correct it at the source; text of Latin-1 by \
@@ -467,12 +475,12 @@ fn exact<const N: usize>(value: &[u8]) -> std::result::Result<[u8; N], &'static 
     value.try_into().map_err(|_| "a field of another length")
 }
 
-fn utf8(value: &[u8]) -> std::result::Result<&str, &'static str> {
+pub(super) fn utf8(value: &[u8]) -> std::result::Result<&str, &'static str> {
     std::str::from_utf8(value).map_err(|_| NOT_UTF8)
 }
 
 /// `+05:30` for an offset in seconds west of UTC.
-fn write_offset(out: &mut String, west: i32) {
+pub(super) fn write_offset(out: &mut String, west: i32) {
     out.push(if west > 0 { '-' } else { '+' });
     let seconds = west.unsigned_abs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

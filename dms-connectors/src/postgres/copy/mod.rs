@@ -4,6 +4,7 @@
 mod decode;
 mod encode;
 mod numeric;
+mod text;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use dms_core::Result;
 use dms_core::batch::BatchLimit;
 use dms_core::schema::TableSchema;
 
-pub(super) use decode::Decoder;
+pub(super) use decode::{Decoder, Values};
 pub(super) use encode::Encoder;
 
 /// Rows as a `COPY` has them, for whoever takes rows whole.
@@ -25,7 +26,7 @@ const HEADER_BYTES: usize = SIGNATURE.len() + 8;
 /// From 1970-01-01 to 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
 /// The same in microseconds.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// Rows of a table as the bytes of a binary `COPY`, which the server or a file takes.
 ///

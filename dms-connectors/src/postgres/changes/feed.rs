@@ -1,0 +1,301 @@
+//! The feed: from the server's stream to events.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dms_core::change::ChangeEvent;
+use dms_core::endpoint::Acknowledge;
+use dms_core::position::Position;
+use dms_core::schema::TableName;
+use dms_core::{Error, ErrorKind, Result};
+use pgwire_replication::{Lsn as WireLsn, PgWireError, ReplicationClient, ReplicationEvent};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::assemble::Assembler;
+use super::lsn::{Log, Lsn};
+use super::pgoutput::Message;
+use super::queue::{EventSender, Gone};
+use super::relation::Shapes;
+use super::walsender::convert;
+use super::watch::Notice;
+
+/// How long a complete transaction waits for others to come along when the stream pauses.
+const LINGER: Duration = Duration::from_millis(3);
+/// How often the consumer is told that nothing happens.
+const IDLE_EACH: Duration = Duration::from_millis(100);
+
+/// Confirms to the server what is durable.
+pub(super) struct Confirm {
+    log: Log,
+    confirmed: watch::Sender<u64>,
+}
+
+impl Confirm {
+    pub(super) fn new(log: Log, from: Lsn) -> (Arc<Self>, watch::Receiver<u64>) {
+        let (confirmed, receiver) = watch::channel(from.0);
+        (Arc::new(Self { log, confirmed }), receiver)
+    }
+}
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Confirm").field(&Lsn(*self.confirmed.borrow())).finish()
+    }
+}
+
+impl Acknowledge for Confirm {
+    fn acknowledge(&self, position: &Position) {
+        match self.log.next(position) {
+            Ok(lsn) => {
+                self.confirmed.send_if_modified(|confirmed| {
+                    let grows = lsn.0 > *confirmed;
+                    *confirmed = lsn.0.max(*confirmed);
+                    grows
+                });
+            }
+            Err(error) => tracing::warn!(%error, "a position is not confirmed to the source"),
+        }
+    }
+}
+
+/// What runs a feed until its consumer is gone.
+pub(super) struct Feed {
+    pub(super) client: ReplicationClient,
+    pub(super) log: Log,
+    pub(super) sender: EventSender,
+    pub(super) confirmed: watch::Receiver<u64>,
+    pub(super) notices: mpsc::UnboundedReceiver<Notice>,
+    pub(super) assembler: Assembler,
+    pub(super) shapes: Shapes,
+    pub(super) pace: Pace,
+}
+
+/// Up to where the feed has come, and what is due when.
+pub(super) struct Pace {
+    /// Every change before has been gathered.
+    reached: Lsn,
+    /// The server has nothing for us before this place.
+    quiet: Lsn,
+    idle_told: Option<Instant>,
+    /// When what is gathered has to go.
+    flush_at: Option<Instant>,
+    gone: Vec<(TableName, Lsn)>,
+}
+
+impl Pace {
+    pub(super) fn new(from: Lsn) -> Self {
+        Self { reached: from, quiet: from, idle_told: None, flush_at: None, gone: Vec::new() }
+    }
+}
+
+/// Why a feed ends.
+enum End {
+    /// Nobody takes its events.
+    Gone,
+    Failed(Error),
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Feed {
+    pub(super) async fn run(mut self) {
+        let sender = self.sender.clone();
+        let ended = tokio::select! {
+            ended = self.follow() => ended,
+            () = sender.closed() => return,
+        };
+        if let Err(End::Failed(error)) = ended {
+            // What is complete is delivered first.
+            drop(self.client);
+            sender.fail(error);
+        }
+    }
+
+    async fn follow(&mut self) -> std::result::Result<(), End> {
+        loop {
+            let due = self.due();
+            let next = tokio::select! {
+                biased;
+                next = self.client.recv() => next,
+                changed = self.confirmed.changed() => {
+                    // Its sender lives as long as whoever may still acknowledge.
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    self.confirm();
+                    continue;
+                }
+                notice = self.notices.recv() => {
+                    match notice {
+                        Some(Notice::Gone(table, place)) => self.pace.gone.push((table, place)),
+                        Some(Notice::Failed(error)) => return Err(error.into()),
+                        None => std::future::pending::<()>().await,
+                    }
+                    continue;
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.flush().await?;
+                    continue;
+                }
+            };
+            match next {
+                Ok(Some(event)) => self.take(event).await?,
+                Ok(None) => return Err(ended().into()),
+                Err(error) => return Err(broken(error).into()),
+            }
+        }
+    }
+
+    /// When something has to be told though nothing comes.
+    fn due(&self) -> Option<Instant> {
+        let is_idle = !self.assembler.is_open()
+            && (self.pace.quiet > self.pace.reached || !self.pace.gone.is_empty());
+        let idle = is_idle.then(|| match self.pace.idle_told {
+            Some(told) => told + IDLE_EACH,
+            None => Instant::now(),
+        });
+        match (self.pace.flush_at, idle) {
+            (Some(flush), Some(idle)) => Some(flush.min(idle)),
+            (flush, idle) => flush.or(idle),
+        }
+    }
+
+    fn confirm(&mut self) {
+        let confirmed = *self.confirmed.borrow_and_update();
+        self.client.update_applied_lsn(WireLsn::from_u64(confirmed));
+    }
+
+    async fn take(&mut self, event: ReplicationEvent) -> std::result::Result<(), End> {
+        match event {
+            ReplicationEvent::XLogData { data, .. } => {
+                let message = Message::parse(&data)?;
+                if let Message::Relation(relation) = &message {
+                    let before = self.assembler.shape(relation.id);
+                    match self.shapes.resolve(relation, before).await? {
+                        Some(shape) => self.assembler.follow(relation.id, shape)?,
+                        None => self.assembler.ignore(relation)?,
+                    }
+                } else {
+                    self.assembler.take(&message, data.len())?;
+                }
+            }
+            ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
+                self.assembler.begin(Lsn(final_lsn.as_u64()), xid, commit_time_micros);
+                return Ok(());
+            }
+            ReplicationEvent::Commit { end_lsn, .. } => {
+                self.pace.reached = Lsn(end_lsn.as_u64());
+                self.assembler.commit(self.pace.reached)?;
+                if self.pace.flush_at.is_none() && self.assembler.has_complete() {
+                    self.pace.flush_at = Some(Instant::now() + LINGER);
+                }
+                self.confirm_if_changed();
+            }
+            ReplicationEvent::KeepAlive { wal_end, .. } => {
+                // Inside of a transaction it says nothing of what comes behind it.
+                if !self.assembler.is_open() {
+                    self.pace.quiet = self.pace.quiet.max(Lsn(wal_end.as_u64()));
+                }
+                self.confirm_if_changed();
+            }
+            // Logical messages are others' words.
+            _ => return Ok(()),
+        }
+        self.deliver().await
+    }
+
+    /// A stream without a pause leaves no turn to whoever waits for the confirmation.
+    fn confirm_if_changed(&mut self) {
+        if self.confirmed.has_changed().unwrap_or(false) {
+            self.confirm();
+        }
+    }
+
+    /// Delivers what is gathered, and says how far the log was read if it says no more.
+    async fn flush(&mut self) -> std::result::Result<(), End> {
+        self.pace.flush_at = None;
+        if self.assembler.has_complete() {
+            self.assembler.cut()?;
+        }
+        if !self.assembler.is_open() {
+            self.tell_idle()?;
+        }
+        self.deliver().await
+    }
+
+    fn tell_idle(&mut self) -> Result<()> {
+        let pace = &mut self.pace;
+        let now = Instant::now();
+        if pace.idle_told.is_some_and(|told| now < told + IDLE_EACH) {
+            return Ok(());
+        }
+        pace.idle_told = Some(now);
+        let is_news = pace.quiet > pace.reached;
+        pace.reached = pace.reached.max(pace.quiet);
+        let (reached, mut gone) = (pace.reached, Vec::new());
+        pace.gone.retain(|(table, place)| {
+            if *place <= reached {
+                gone.push(table.clone());
+            }
+            *place > reached
+        });
+        for table in gone {
+            self.assembler.dropped(table)?;
+        }
+        if is_news {
+            let position = self.log.before(reached);
+            self.assembler.events.push(ChangeEvent::Idle { position });
+        }
+        Ok(())
+    }
+
+    /// Hands over what is cut. The server is answered while the consumer takes its time.
+    async fn deliver(&mut self) -> std::result::Result<(), End> {
+        if self.assembler.events.is_empty() {
+            return Ok(());
+        }
+        if !self.assembler.has_complete() {
+            self.pace.flush_at = None;
+        }
+        for event in self.assembler.events.drain(..) {
+            let mut sending = std::pin::pin!(self.sender.send(event));
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => {
+                        sent?;
+                        break;
+                    }
+                    Ok(()) = self.confirmed.changed() => {
+                        let confirmed = *self.confirmed.borrow_and_update();
+                        self.client.update_applied_lsn(WireLsn::from_u64(confirmed));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const STREAM: &str = "the stream of changes broke";
+
+fn ended() -> Error {
+    let message = format!("{STREAM}: the server ended it");
+    Error::new(ErrorKind::Connection, message).transient()
+}
+
+fn broken(error: PgWireError) -> Error {
+    convert(error, STREAM)
+}

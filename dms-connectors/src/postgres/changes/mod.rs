@@ -1,0 +1,216 @@
+//! PostgreSQL as a source of changes: logical replication by the plugin `pgoutput`.
+//!
+//! ```text
+//! publication   which tables             made from the task's name, or named by the user
+//! slot          from where on            permanent; one a task
+//! walsender     bytes of the log         a task of the transport; feedback while we wait
+//!   pgoutput    bytes → messages
+//!   relation    shapes of tables         log's names and types, catalogs' keys
+//!   rows        tuples → Arrow builders  the decoders of the load
+//!   assemble    builders → events        cut by bytes, at barriers, when the stream pauses
+//!   feed        events → consumer        bounded in bytes
+//! ```
+//!
+//! **Positions.** A transaction stands where its commit record does; the position's token says where
+//! the log goes on after it. A slot with the consistent point `C` and its snapshot divide the
+//! transactions at `C`, exactly: such a snapshot has the position `C - 1`.
+//!
+//! **Values** arrive in binary form, which the decoders of a load read. If a followed table has a
+//! column of a type that has none here, the whole feed is in text form.
+
+mod assemble;
+mod check;
+mod database;
+mod feed;
+mod form;
+mod lsn;
+mod names;
+mod pgoutput;
+mod publication;
+mod queue;
+mod relation;
+mod rows;
+mod slot;
+mod wait;
+mod walsender;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dms_core::endpoint::{ChangeFeed, ChangeSource, FeedRequest, LogStatus, Snapshot};
+use dms_core::position::Position;
+use dms_core::schema::TableSchema;
+use dms_core::{Error, ErrorKind, Result};
+use pgwire_replication::Lsn as WireLsn;
+
+use self::assemble::Assembler;
+use self::database::{Database, load_again};
+use self::feed::{Confirm, Feed, Pace};
+use self::lsn::Lsn;
+use self::relation::Shapes;
+use self::slot::Slot;
+use self::walsender::Walsender;
+use self::watch::Watch;
+use super::error::convert;
+use super::snapshot::PostgresSnapshot;
+use super::source::PostgresSource;
+use crate::sql::quote;
+
+/// How often the server is told what is confirmed, at the most and at the least.
+const FEEDBACK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Messages between the transport and the feed. They are counted, not weighed: few, since one may
+/// hold a large row.
+const MESSAGES: usize = 16;
+
+#[async_trait]
+impl ChangeSource for PostgresSource {
+    async fn check_capture(&self, task: &str, tables: &[TableSchema]) -> Result<()> {
+        let database = Database::connect(&self.settings).await?;
+        let names = database.names(&self.settings, task);
+        check::check(&self.settings, &database, &names, tables).await
+    }
+
+    async fn begin_capture(&self, task: &str, tables: &[TableSchema]) -> Result<Position> {
+        let settings = &self.settings;
+        let database = Database::connect(settings).await?;
+        let names = database.names(settings, task);
+        // A slot that cannot be used is told before anything is made.
+        let found = Slot::look_up(&database.client, &names.slot).await?;
+        if let Some(slot) = &found {
+            slot.confirmed(&database, tables)?;
+        }
+        // A slot does not see a publication that is younger than itself.
+        publication::ensure(&database, &names, tables).await?;
+        let slot = match found {
+            Some(slot) => slot,
+            None => {
+                slot::create(settings, &database, &names.slot).await?;
+                let made = Slot::look_up(&database.client, &names.slot).await?;
+                made.ok_or_else(|| slot::missing(&names.slot, tables))?
+            }
+        };
+        Ok(database.log.before(slot.confirmed(&database, tables)?))
+    }
+
+    async fn log_snapshot(
+        &self,
+        _task: &str,
+        _tables: &[TableSchema],
+        _readers: usize,
+    ) -> Result<Arc<dyn Snapshot>> {
+        const DOING: &str = "a snapshot at a place of the log cannot be taken";
+        let settings = &self.settings;
+        let database = Database::connect(settings).await?;
+        let config = walsender::config(settings, &database)?;
+        let mut walsender = Walsender::open(settings, config).await?;
+        // A process of the server has one temporary slot at a time.
+        let name = quote(&format!("dms_snapshot_{}", walsender.pid));
+        let export =
+            if database.version >= 150_000 { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
+        let create =
+            format!("CREATE_REPLICATION_SLOT {name} TEMPORARY LOGICAL {} {export}", slot::PLUGIN);
+        let pid = walsender.pid;
+        let made = walsender.command(&create, DOING);
+        let made = wait::reporting_blockers(settings, pid, made).await?;
+        let [_, place, snapshot, ..] = made.as_slice() else {
+            return Err(Error::unexpected(DOING));
+        };
+        let place = Lsn::parse(place).ok_or_else(|| Error::unexpected(DOING))?;
+        let position = database.log.before(place);
+        // The next command of the connection ends the snapshot, unless it was taken over by then.
+        let snapshot = PostgresSnapshot::import(settings, snapshot, position).await?;
+        walsender.command(&format!("DROP_REPLICATION_SLOT {name}"), DOING).await?;
+        Ok(Arc::new(snapshot))
+    }
+
+    async fn changes(&self, request: FeedRequest) -> Result<ChangeFeed> {
+        let settings = &self.settings;
+        let tables = &request.tables;
+        let database = Database::connect(settings).await?;
+        let names = database.names(settings, &request.task);
+        let from = database.log.next(&request.after)?;
+        let found = Slot::look_up(&database.client, &names.slot).await?;
+        let found = found.ok_or_else(|| slot::missing(&names.slot, tables))?;
+        found.confirmed(&database, tables)?;
+        publication::check(&database, &names, tables).await?;
+        let slot = slot::wait_until_free(&database.client, &names.slot, tables).await?;
+        let confirmed = slot.confirmed(&database, tables)?;
+        if confirmed > from {
+            // The server would begin there, and not say so.
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                format!(
+                    "replication slot {} goes on at {confirmed}: changes before are confirmed, and \
+                     the server does not keep them; {}",
+                    names.slot,
+                    load_again(tables)
+                ),
+            )
+            .context("position", from));
+        }
+        let binary = !self.text_form.load(Ordering::Relaxed)
+            && check::has_binary_form(settings, &database, tables).await?;
+        let mut config = walsender::config(settings, &database)?
+            .with_start_lsn(WireLsn::from_u64(from.0))
+            .with_ack_lsn(WireLsn::from_u64(from.0))
+            .with_status_interval(FEEDBACK.0)
+            .with_wakeup_interval(FEEDBACK.1)
+            .with_buffer_size(MESSAGES)
+            .with_binary(binary);
+        config.slot = quote(&names.slot);
+        config.publication = quote(&names.publication).into();
+        let walsender = Walsender::open(settings, config).await?;
+        let pid = walsender.pid;
+        let client = walsender.start().await?;
+
+        let (sender, events) = queue::queue(request.prefetch_bytes);
+        let (acknowledge, confirmed) = Confirm::new(database.log.clone(), from);
+        let (notify, notices) = tokio::sync::mpsc::unbounded_channel();
+        let watch = Watch { settings: settings.clone(), names, tables: tables.clone(), pid };
+        let text_form = Arc::clone(&self.text_form);
+        let shapes = Shapes::new(settings, database.client, tables, binary, text_form);
+        let feed = Feed {
+            client,
+            assembler: Assembler::new(database.log.clone(), &request.after, request.event_bytes),
+            log: database.log,
+            sender,
+            confirmed,
+            notices,
+            shapes,
+            pace: Pace::new(from),
+        };
+        let watching = tokio::spawn(watch.run(notify));
+        tokio::spawn(async move {
+            feed.run().await;
+            watching.abort();
+        });
+        Ok(ChangeFeed { events, acknowledge })
+    }
+
+    async fn log_status(&self, task: &str) -> Result<LogStatus> {
+        let database = Database::connect(&self.settings).await?;
+        let names = database.names(&self.settings, task);
+        let failed = |error| convert(error, "the end of the log cannot be read");
+        let sql = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text";
+        let row = database.client.query_one(sql, &[]).await.map_err(failed)?;
+        let end = Lsn::parse(row.get(0)).ok_or_else(|| Error::unexpected("no end of the log"))?;
+        let slot = Slot::look_up(&database.client, &names.slot).await?;
+        let retained_bytes = slot.and_then(|slot| slot.retained);
+        Ok(LogStatus { end: database.log.before(end), retained_bytes })
+    }
+
+    fn parse_position(&self, text: &str) -> Result<Position> {
+        lsn::parse_position(text)
+    }
+
+    async fn end_capture(&self, task: &str) -> Result<()> {
+        let database = Database::connect(&self.settings).await?;
+        let names = database.names(&self.settings, task);
+        slot::remove(&database.client, &names.slot).await?;
+        publication::remove(&database, &names).await
+    }
+}
