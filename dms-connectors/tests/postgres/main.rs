@@ -4,6 +4,7 @@
 
 mod altered;
 mod bad_input;
+mod changes;
 mod conformance;
 mod encoding;
 mod existing;
