@@ -11,7 +11,14 @@
 //!
 //! **Target.** Each partition is one transaction: a binary `COPY` with the receipt beside it. Keys
 //! and unique indexes are built when the rows are there, and sequences go on behind them.
+//!
+//! **Target of changes.** A step takes all its rows in one statement, as arrays; many new rows come
+//! by `COPY`. The position is written in the same transaction. A role that may set
+//! `session_replication_role` (a superuser, or one with `GRANT SET ON PARAMETER` since PostgreSQL 15)
+//! keeps the target's triggers and foreign keys from acting on changes, which have acted at the source
+//! already; any other role needs a target without them.
 
+mod apply;
 mod changes;
 mod connection;
 mod copy;
@@ -33,7 +40,9 @@ mod unchanged;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{ChangeSource, Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{
+    ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -51,7 +60,7 @@ pub(crate) const CONNECTOR: Connector = Connector {
     source: Some(open_source),
     target: Some(open_target),
     change_source: Some(open_change_source),
-    change_target: None,
+    change_target: Some(open_change_target),
 };
 
 fn open_source(
@@ -80,6 +89,16 @@ fn open_target(
     async move {
         let target = PostgresTarget::open(PostgresSettings::from_endpoint(&endpoint)?);
         Ok(target as Arc<dyn Target>)
+    }
+    .boxed()
+}
+
+fn open_change_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+    async move {
+        let target = PostgresTarget::open(PostgresSettings::from_endpoint(&endpoint)?);
+        Ok(target as Arc<dyn ChangeTarget>)
     }
     .boxed()
 }

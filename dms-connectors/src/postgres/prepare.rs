@@ -1,7 +1,7 @@
 //! A target's tables: made before the rows, their keys after them.
 
 use dms_core::endpoint::TablePrepMode;
-use dms_core::schema::{LogicalType, TableName, TableSchema};
+use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use tokio_postgres::GenericClient;
 
@@ -28,21 +28,9 @@ pub(super) async fn prepare(
     mode: TablePrepMode,
     unlogged: bool,
 ) -> Result<bool> {
-    if CONTROL_TABLES.contains(&table.name.name.as_str()) {
-        return Err(Error::settings("the name is one of dms's control tables; rename the table"));
-    }
-    if let Some(long) = std::iter::once(&table.name.name)
-        .chain(table.columns.iter().map(|column| &column.name))
-        .find(|name| name.len() > NAME_BYTES_MAX)
-    {
-        return Err(Error::settings(format!(
-            "{long:?} is longer than the {NAME_BYTES_MAX} bytes of a name in PostgreSQL, which \
-             would cut it; rename it in the table mapping"
-        )));
-    }
+    check_names(table)?;
     let name = qualified(&table.name);
-    let exists = client.query_one(EXISTS, &[&table.name.schema, &table.name.name]).await;
-    let exists: bool = exists.map_err(failed)?.get(0);
+    let exists = exists(client, &table.name).await?;
     match mode {
         _ if !exists => create(client, table, unlogged).await?,
         TablePrepMode::DropAndCreate => {
@@ -61,6 +49,27 @@ pub(super) async fn prepare(
     Ok(false)
 }
 
+/// Refuses names that are ours, and those that the server would cut.
+pub(super) fn check_names(table: &TableSchema) -> Result<()> {
+    if CONTROL_TABLES.contains(&table.name.name.as_str()) {
+        return Err(Error::settings("the name is one of dms's control tables; rename the table"));
+    }
+    let names = table.columns.iter().map(|column| &column.name);
+    match std::iter::once(&table.name.name).chain(names).find(|name| name.len() > NAME_BYTES_MAX) {
+        None => Ok(()),
+        Some(long) => Err(Error::settings(format!(
+            "{long:?} is longer than the {NAME_BYTES_MAX} bytes of a name in PostgreSQL, which \
+             would cut it; rename it in the table mapping"
+        ))),
+    }
+}
+
+/// Whether there is a table of the name.
+pub(super) async fn exists(client: &impl GenericClient, table: &TableName) -> Result<bool> {
+    let row = client.query_one(EXISTS, &[&table.schema, &table.name]).await;
+    Ok(row.map_err(failed)?.get(0))
+}
+
 /// `NAMEDATALEN` less its end.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -68,7 +77,12 @@ const EXISTS: &str = "SELECT count(*) > 0 FROM pg_catalog.pg_class c \
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
 
-async fn create(client: &impl GenericClient, table: &TableSchema, unlogged: bool) -> Result<()> {
+/// Makes the table, without its keys.
+pub(super) async fn create(
+    client: &impl GenericClient,
+    table: &TableSchema,
+    unlogged: bool,
+) -> Result<()> {
     let schema = &table.name.schema;
     let there = "SELECT count(*) > 0 FROM pg_catalog.pg_namespace WHERE nspname = $1";
     let there: bool = client.query_one(there, &[schema]).await.map_err(failed)?.get(0);
@@ -77,12 +91,7 @@ async fn create(client: &impl GenericClient, table: &TableSchema, unlogged: bool
         client.batch_execute(&sql).await.map_err(failed)?;
     }
     for column in &table.columns {
-        if let (LogicalType::Enum { labels }, Some(native)) =
-            (&column.logical_type, column.native_in(ENGINE))
-        {
-            let made = create_enum(client, native, labels).await;
-            made.map_err(|error| error.context("column", &column.name))?;
-        }
+        create_type(client, column).await?;
     }
     let columns = table.columns.iter().map(|column| {
         let declared = declaration(column);
@@ -100,6 +109,17 @@ async fn create(client: &impl GenericClient, table: &TableSchema, unlogged: bool
     let kind = if unlogged { "UNLOGGED TABLE" } else { "TABLE" };
     let sql = format!("CREATE {kind} {} ({})", qualified(&table.name), columns.join(", "));
     client.batch_execute(&sql).await.map_err(failed)
+}
+
+/// Makes the type of the column, if it is an enum that is not there.
+pub(super) async fn create_type(client: &impl GenericClient, column: &Column) -> Result<()> {
+    let (LogicalType::Enum { labels }, Some(native)) =
+        (&column.logical_type, column.native_in(ENGINE))
+    else {
+        return Ok(());
+    };
+    let made = create_enum(client, native, labels).await;
+    made.map_err(|error| error.context("column", &column.name))
 }
 
 /// Makes the type of an enum, by its full name, or sees that the one that is there has its labels.

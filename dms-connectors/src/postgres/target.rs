@@ -1,6 +1,7 @@
 //! PostgreSQL as a target.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use dms_core::{Error, ErrorKind, Result, fault};
 use futures::{SinkExt, StreamExt};
 use tokio_postgres::Transaction;
 
+use super::apply::Kept;
 use super::connection::{CancelOnDrop, connect};
 use super::copy::{Encoder, ROW_FORM};
 use super::error::convert;
@@ -27,10 +29,17 @@ use crate::control::keeps_a_part;
 use crate::sql::quote_all;
 
 /// A PostgreSQL database that is written, each partition by a connection of its own.
-#[derive(Debug)]
 pub struct PostgresTarget {
-    settings: PostgresSettings,
-    state: State,
+    pub(super) settings: PostgresSettings,
+    pub(super) state: State,
+    /// The connection by which changes are applied, between two transactions.
+    pub(super) kept: Kept,
+}
+
+impl fmt::Debug for PostgresTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresTarget").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl PostgresTarget {
@@ -38,7 +47,7 @@ impl PostgresTarget {
     #[must_use]
     pub fn open(settings: PostgresSettings) -> Arc<Self> {
         let state = State::new(&settings.control_schema);
-        Arc::new(Self { settings, state })
+        Arc::new(Self { settings, state, kept: Kept::default() })
     }
 }
 
@@ -102,6 +111,8 @@ impl Target for PostgresTarget {
         partitions: &[Partition],
         position: Option<&Position>,
     ) -> Result<()> {
+        // What it knows of the table is about to become wrong.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let prepare = async {
             let failed = |error| convert(error, "the table cannot be prepared");
             let mut client = connect(&self.settings).await?;

@@ -57,39 +57,67 @@ impl Encoder {
         }
         let mut out = Vec::with_capacity(dms_core::batch::batch_bytes(batch) * 5 / 4);
         let columns = self.table.columns.iter().zip(batch.columns());
-        let columns = columns
-            .map(|(column, array)| Ok((column, array.as_ref(), writer(column, array.as_ref())?)));
+        let columns = columns.map(|(column, array)| Values::new(column, array.as_ref()));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let fields = i16::try_from(columns.len()).map_err(|_| {
             Error::new(ErrorKind::Unsupported, "PostgreSQL has no tables of so many columns")
         })?;
         for row in 0..batch.num_rows() {
             out.extend_from_slice(&fields.to_be_bytes());
-            for (column, array, write) in &columns {
-                if array.is_null(row) {
-                    out.extend_from_slice(&(-1i32).to_be_bytes());
-                    continue;
-                }
-                let at = out.len();
-                out.extend_from_slice(&[0; 4]);
-                let refused = |why: &str| {
-                    Error::data(format!(
-                        "{why}; PostgreSQL cannot hold it as {}",
-                        column.logical_type
-                    ))
-                    .context("column", &column.name)
-                    .context("row of the partition", self.rows + row as u64)
-                };
-                write(row, &mut out).map_err(refused)?;
-                let length = i32::try_from(out.len() - at - 4)
-                    .map_err(|_| refused("a value of more than 2 GiB"))?;
-                if let Some(place) = out.get_mut(at..at + 4) {
-                    place.copy_from_slice(&length.to_be_bytes());
-                }
+            for values in &columns {
+                values.append(row, &mut out).map_err(|error| {
+                    error.context("row of the partition", self.rows + row as u64)
+                })?;
             }
         }
         self.rows += batch.num_rows() as u64;
         Ok(out.into())
+    }
+}
+
+/// The values of a column, ready to be written one by one.
+pub(in crate::postgres) struct Values<'a> {
+    column: &'a Column,
+    array: &'a dyn Array,
+    write: Write<'a>,
+}
+
+impl<'a> Values<'a> {
+    /// The values of an array of the column's type.
+    ///
+    /// # Errors
+    /// `Schema` for an array of another.
+    pub(in crate::postgres) fn new(column: &'a Column, array: &'a dyn Array) -> Result<Self> {
+        Ok(Self { column, array, write: writer(column, array)? })
+    }
+
+    /// Appends the value in a row after its length, which is -1 for NULL, as rows of a `COPY` and
+    /// arrays have it.
+    ///
+    /// # Errors
+    /// `Data` for a value that PostgreSQL does not have, naming the column.
+    #[inline]
+    pub(in crate::postgres) fn append(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        if self.array.is_null(row) {
+            out.extend_from_slice(&(-1i32).to_be_bytes());
+            return Ok(());
+        }
+        let at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        (self.write)(row, out).map_err(|why| self.refused(why))?;
+        let length = i32::try_from(out.len() - at - 4)
+            .map_err(|_| self.refused("a value of more than 2 GiB"))?;
+        if let Some(place) = out.get_mut(at..at + 4) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn refused(&self, why: &str) -> Error {
+        let ty = &self.column.logical_type;
+        Error::data(format!("{why}; PostgreSQL cannot hold it as {ty}"))
+            .context("column", &self.column.name)
     }
 }
 

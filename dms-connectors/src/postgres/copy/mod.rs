@@ -13,7 +13,7 @@ use dms_core::batch::BatchLimit;
 use dms_core::schema::TableSchema;
 
 pub(super) use decode::{Decoder, Values};
-pub(super) use encode::Encoder;
+pub(super) use encode::{Encoder, Values as Encoded};
 
 /// Rows as a `COPY` has them, for whoever takes rows whole.
 pub(super) const ROW_FORM: &str = "postgres binary copy";
