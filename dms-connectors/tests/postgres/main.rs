@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod altered;
+mod apply;
+mod apply_failures;
+mod apply_tables;
+mod apply_values;
 mod bad_input;
 mod changes;
 mod conformance;

@@ -52,19 +52,17 @@ impl ChangeTarget for PostgresTarget {
 
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let session = match kept.filter(|session| !session.client.is_closed()) {
-            Some(session) => session,
-            None => Box::pin(Session::open(&self.settings)).await?,
-        };
-        let mut apply = PostgresApply {
-            statement: CancelOnDrop::new(&session.client, &self.settings),
-            session,
-            pipeline: Pipeline::default(),
-            kept: Arc::clone(&self.kept),
-            state: self.state.clone(),
-            run: run.clone(),
-            failed: false,
-        };
+        if let Some(session) = kept {
+            let mut apply = self.apply_with(session, run);
+            match apply.begin().await {
+                Ok(()) => return Ok(Box::new(apply)),
+                // It broke since the transaction before, and nothing was asked of it.
+                Err(error) if error.kind() == ErrorKind::Connection => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let session = Box::pin(Session::open(&self.settings)).await?;
+        let mut apply = self.apply_with(session, run);
         apply.begin().await?;
         Ok(Box::new(apply))
     }
@@ -80,6 +78,20 @@ impl ChangeTarget for PostgresTarget {
         self.state.check_epoch(&transaction, run).await?;
         self.state.forget(&transaction, run, tables).await?;
         transaction.commit().await.map_err(failed)
+    }
+}
+
+impl PostgresTarget {
+    fn apply_with(&self, session: Session, run: &Run) -> PostgresApply {
+        PostgresApply {
+            statement: CancelOnDrop::new(&session.client, &self.settings),
+            session,
+            pipeline: Pipeline::default(),
+            kept: Arc::clone(&self.kept),
+            state: self.state.clone(),
+            run: run.clone(),
+            failed: false,
+        }
     }
 }
 
