@@ -1,7 +1,7 @@
 //! PostgreSQL as a target.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,8 +32,7 @@ use crate::sql::quote_all;
 pub struct PostgresTarget {
     pub(super) settings: PostgresSettings,
     pub(super) state: State,
-    /// The connection by which changes are applied, between two transactions.
-    pub(super) kept: Kept,
+    pub(super) kept: Arc<Kept>,
 }
 
 impl fmt::Debug for PostgresTarget {
@@ -47,7 +46,7 @@ impl PostgresTarget {
     #[must_use]
     pub fn open(settings: PostgresSettings) -> Arc<Self> {
         let state = State::new(&settings.control_schema);
-        Arc::new(Self { settings, state, kept: Kept::default() })
+        Arc::new(Self { settings, state, kept: Arc::default() })
     }
 }
 
@@ -111,8 +110,6 @@ impl Target for PostgresTarget {
         partitions: &[Partition],
         position: Option<&Position>,
     ) -> Result<()> {
-        // What it knows of the table is about to become wrong.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let prepare = async {
             let failed = |error| convert(error, "the table cannot be prepared");
             let mut client = connect(&self.settings).await?;
@@ -133,6 +130,7 @@ impl Target for PostgresTarget {
             self.state.begin_table(&transaction, run, &table.name, partitions, position).await?;
             fault::point("postgres-target-prepare")?;
             transaction.commit().await.map_err(failed)?;
+            self.kept.table_prepared();
             statement.done();
             Ok(())
         };

@@ -289,3 +289,56 @@ async fn identity_columns_that_are_always_generated() {
     let target = PostgresTarget::open(settings(&url));
     assert!(target.check().await.is_ok());
 }
+
+/// Plans are made when tables are empty and the planner knows nothing of them. A comparison of each
+/// row with each would take minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_grow_and_tables_without_an_index() {
+    let url = server::shared().database().await;
+    let client = server::connect(&url).await;
+    let desk = Desk::open(&url).await;
+    let columns = vec![
+        Column::new("id", LogicalType::Int64).required(),
+        Column::new("a", LogicalType::Int64),
+        Column::new("n", LogicalType::Numeric),
+    ];
+    let of = |name: &str| TableSchema::new(TableName::new("public", name), columns.clone());
+    let rows = |table: &TableSchema, ids: std::ops::Range<i64>| {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(ids.clone())),
+            Arc::new(Int64Array::from_iter_values(ids.clone())),
+            Arc::new(ids.map(|id| Some(format!("{id}.50"))).collect::<StringArray>()),
+        ];
+        RecordBatch::try_new(table.arrow_schema(), columns).unwrap()
+    };
+    let keyed = Arc::new(of("keyed").with_primary_key(["id"]));
+    let (bare, whole) = (Arc::new(of("bare")), Arc::new(of("whole")));
+    let numbers = TableSchema::new(TableName::new("public", "numbers"), vec![columns[2].clone()]);
+    let numbers = Arc::new(numbers);
+    for table in [&keyed, &bare, &whole, &numbers] {
+        desk.load(table, Vec::new()).await;
+        let sql = format!("ALTER TABLE {} SET (autovacuum_enabled = off)", table.name.name);
+        client.batch_execute(&sql).await.unwrap();
+    }
+    let began = std::time::Instant::now();
+    for first in [0, 30_000, 60_000] {
+        let count = if first == 0 { 1 } else { 30_000 };
+        for table in [&keyed, &bare, &whole] {
+            let rows = rows(table, first..first + count);
+            desk.apply(&[insert(table, &rows), update(table, &rows)]).await.unwrap();
+            let again = if Arc::ptr_eq(table, &whole) {
+                delete_whole(table, &rows, true)
+            } else {
+                delete(table, &rows, true)
+            };
+            desk.apply(&[upsert(table, &rows), again, insert(table, &rows)]).await.unwrap();
+        }
+        let rows = rows(&keyed, first..first + count).project(&[2]).unwrap();
+        desk.apply(&[insert(&numbers, &rows), delete_whole(&numbers, &rows, true)]).await.unwrap();
+    }
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+    for table in ["keyed", "bare", "whole"] {
+        assert_eq!(text_of(&url, table).await.len(), 60_001);
+    }
+}

@@ -54,7 +54,9 @@ pub trait ChangeTarget: Target {
 #[async_trait]
 pub trait Apply: Send {
     /// Does one step. If `guarded`, a step that fails leaves the transaction as it was before the
-    /// step; else it may leave it good for nothing but to be dropped.
+    /// step; else it may leave it good for nothing but to be dropped, and its error may come later,
+    /// of a step or note that follows or of the commit, so that a target need not wait for each
+    /// answer.
     ///
     /// # Errors
     /// `Constraint` if a row that is to be there is not, is there already, or is refused; `Data`
@@ -71,8 +73,9 @@ pub trait Apply: Send {
     /// applied now. `Ok` means durable.
     ///
     /// # Errors
-    /// `Stopped` if the run is fenced; a transient `Connection` error when it is not known whether
-    /// the transaction was committed: [`ChangeTarget::replication`] tells.
+    /// Those of steps that were not guarded; `Stopped` if the run is fenced; a transient `Connection`
+    /// error when it is not known whether the transaction was committed:
+    /// [`ChangeTarget::replication`] tells.
     async fn commit(self: Box<Self>, position: &Position, committed_at: Option<i64>) -> Result<()>;
 }
 

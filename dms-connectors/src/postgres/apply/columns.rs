@@ -8,6 +8,25 @@ use tokio_postgres::Client;
 use crate::postgres::error::convert;
 use crate::postgres::types::{declaration, is_parsed_by_server};
 
+/// A table of the target.
+#[derive(Debug)]
+pub(super) struct TargetTable {
+    pub(super) columns: Vec<TargetColumn>,
+    /// The columns of its indexes.
+    indexes: Vec<Vec<String>>,
+}
+
+impl TargetTable {
+    /// Whether an index finds rows by these columns.
+    pub(super) fn is_indexed(&self, key: &[Pair<'_>]) -> bool {
+        let is_key = |name: &String| key.iter().any(|pair| pair.column.name == *name);
+        self.indexes.iter().any(|index| {
+            let all_of_key = || key.iter().all(|pair| index.contains(&pair.column.name));
+            index.first().is_some_and(is_key) && (index.iter().all(is_key) || all_of_key())
+        })
+    }
+}
+
 /// A column of a table of the target.
 #[derive(Debug)]
 pub(super) struct TargetColumn {
@@ -58,8 +77,18 @@ JOIN pg_catalog.pg_class c ON c.relname = $2
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = $1
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = b.attnum";
 
-/// Reads the columns of a table.
-pub(super) async fn read(client: &Client, table: &TableName) -> Result<Vec<TargetColumn>> {
+const INDEXES: &str = "
+SELECT ARRAY(SELECT a.attname::text
+    FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE k.place <= i.indnkeyatts ORDER BY k.place)
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
+    AND i.indexprs IS NULL";
+
+/// Reads what the catalogs have of a table.
+pub(super) async fn read(client: &Client, table: &TableName) -> Result<TargetTable> {
     let failed = |error| convert(error, "the columns of the target's table cannot be read");
     let rows = client.query(COLUMNS, &[&table.schema, &table.name]).await.map_err(failed)?;
     if rows.is_empty() {
@@ -77,7 +106,9 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<Vec<Targe
         equals: row.get(5),
         is_plain: row.get(6),
     });
-    Ok(columns.collect())
+    let columns = columns.collect();
+    let rows = client.query(INDEXES, &[&table.schema, &table.name]).await.map_err(failed)?;
+    Ok(TargetTable { columns, indexes: rows.iter().map(|row| row.get(0)).collect() })
 }
 
 /// A column of changes with that of the target it belongs to.
@@ -95,19 +126,20 @@ impl<'a> Pair<'a> {
     pub(super) fn of(
         table: &'a TableSchema,
         place: usize,
-        columns: &'a [TargetColumn],
+        target: &'a TargetTable,
     ) -> Result<Self> {
         let column = table
             .columns
             .get(place)
             .ok_or_else(|| Error::schema(format!("there is no column {place}")))?;
-        let target = columns.iter().find(|target| target.name == column.name).ok_or_else(|| {
-            Error::schema(
+        let target =
+            target.columns.iter().find(|target| target.name == column.name).ok_or_else(|| {
+                Error::schema(
                 "the target's table lacks the column: it was dropped or renamed there; load the \
                  table again",
             )
             .context("column", &column.name)
-        })?;
+            })?;
         let pair = Self { column, target };
         if target.array.is_empty() && !pair.is_text() {
             let message = format!("type {} of the target has no arrays", target.declared);

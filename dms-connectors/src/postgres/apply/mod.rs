@@ -13,6 +13,7 @@ mod session;
 mod sql;
 mod steps;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -34,8 +35,29 @@ use pipeline::Pipeline;
 use session::Session;
 use steps::Rows;
 
-/// The connection that waits for the next transaction.
-pub(super) type Kept = Arc<Mutex<Option<Session>>>;
+/// What is kept between two transactions.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The connection that waits for the next.
+    session: Mutex<Option<Session>>,
+    /// How often tables were made anew meanwhile.
+    prepared: AtomicU64,
+}
+
+impl Kept {
+    /// A table became another.
+    pub(super) fn table_prepared(&self) {
+        self.prepared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn put(&self, session: Session) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+    }
+}
 
 #[async_trait]
 impl ChangeTarget for PostgresTarget {
@@ -51,8 +73,7 @@ impl ChangeTarget for PostgresTarget {
     }
 
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(session) = kept {
+        if let Some(session) = self.kept.take() {
             let mut apply = self.apply_with(session, run);
             match apply.begin().await {
                 Ok(()) => return Ok(Box::new(apply)),
@@ -82,7 +103,8 @@ impl ChangeTarget for PostgresTarget {
 }
 
 impl PostgresTarget {
-    fn apply_with(&self, session: Session, run: &Run) -> PostgresApply {
+    fn apply_with(&self, mut session: Session, run: &Run) -> PostgresApply {
+        session.forget_tables_before(self.kept.prepared.load(Ordering::Relaxed));
         PostgresApply {
             statement: CancelOnDrop::new(&session.client, &self.settings),
             session,
@@ -101,7 +123,7 @@ struct PostgresApply {
     statement: CancelOnDrop,
     session: Session,
     pipeline: Pipeline,
-    kept: Kept,
+    kept: Arc<Kept>,
     state: State,
     run: Run,
     /// Whether it is good for nothing but to be dropped.
@@ -302,7 +324,7 @@ impl Apply for PostgresApply {
         })?;
         let Self { statement, session, kept, .. } = *self;
         statement.done();
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        kept.put(session);
         fault::point("postgres-apply-committed")
     }
 }

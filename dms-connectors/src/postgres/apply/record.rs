@@ -116,8 +116,13 @@ impl State {
     }
 }
 
-/// Microseconds since 1970 as the client's type; `None` for a time that it does not have.
+/// Microseconds since 1970 as the client's type; `None` for a time that the server does not have.
 pub(super) fn time(micros: i64) -> Option<SystemTime> {
+    /// From 4300 BC to 285000 AD.
+    const TIMES: std::ops::Range<i64> = -200_000_000_000_000_000..9_000_000_000_000_000_000;
+    if !TIMES.contains(&micros) {
+        return None;
+    }
     let distance = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
 }

@@ -9,7 +9,7 @@ use dms_core::schema::TableName;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
-use super::columns::{self, TargetColumn};
+use super::columns::{self, TargetTable};
 use super::pipeline::Pipeline;
 use crate::postgres::connection::connect;
 use crate::postgres::error::convert;
@@ -18,8 +18,8 @@ use crate::postgres::settings::PostgresSettings;
 /// How many statements a connection keeps prepared.
 const STATEMENTS_MAX: usize = 256;
 
-/// Rows are found by an index if there is one, whatever the planner believes of the table's size:
-/// a plan is made once and the table grows.
+/// Rows are found by the index of their key, whatever the planner believes of the table's size: a
+/// plan is made once and the table grows.
 const SESSION: &str = "SET enable_seqscan = off; SET enable_mergejoin = off; \
     SELECT pg_catalog.set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s \
     JOIN (VALUES ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan')) v(name, value) \
@@ -31,7 +31,9 @@ pub(in crate::postgres) struct Session {
     pub(super) is_replica: bool,
     statements: HashMap<String, (Statement, u64)>,
     used: u64,
-    tables: HashMap<TableName, Arc<Vec<TargetColumn>>>,
+    tables: HashMap<TableName, Arc<TargetTable>>,
+    /// How many tables had been made anew when it knew of none.
+    prepared: u64,
 }
 
 impl Session {
@@ -54,7 +56,7 @@ impl Session {
             Err(error) => return Err(failed(error)),
         };
         let (statements, tables) = (HashMap::new(), HashMap::new());
-        Ok(Self { client: Arc::new(client), is_replica, statements, used: 0, tables })
+        Ok(Self { client: Arc::new(client), is_replica, statements, used: 0, tables, prepared: 0 })
     }
 
     /// A statement, prepared once. What is on its way is waited for before one is prepared.
@@ -81,19 +83,27 @@ impl Session {
         Ok(prepared)
     }
 
-    /// The columns of a target's table, read once.
-    pub(super) async fn columns(
+    /// A table of the target, read once.
+    pub(super) async fn table(
         &mut self,
         table: &TableName,
         pipeline: &mut Pipeline,
-    ) -> Result<Arc<Vec<TargetColumn>>> {
-        if let Some(columns) = self.tables.get(table) {
-            return Ok(Arc::clone(columns));
+    ) -> Result<Arc<TargetTable>> {
+        if let Some(table) = self.tables.get(table) {
+            return Ok(Arc::clone(table));
         }
         pipeline.settle().await?;
-        let columns = Arc::new(columns::read(&self.client, table).await?);
-        self.tables.insert(table.clone(), Arc::clone(&columns));
-        Ok(columns)
+        let read = Arc::new(columns::read(&self.client, table).await?);
+        self.tables.insert(table.clone(), Arc::clone(&read));
+        Ok(read)
+    }
+
+    /// Forgets what it knows of tables if one was made anew meanwhile.
+    pub(super) fn forget_tables_before(&mut self, prepared: u64) {
+        if self.prepared != prepared {
+            self.prepared = prepared;
+            self.forget_tables();
+        }
     }
 
     /// Forgets what it knows of tables, which become others.

@@ -11,7 +11,7 @@ use futures::SinkExt;
 use tokio_postgres::{Client, Statement};
 
 use super::arrays::{self, Encoded};
-use super::columns::{Pair, TargetColumn};
+use super::columns::{Pair, TargetTable};
 use super::pipeline::Pipeline;
 use super::session::Session;
 use super::sql;
@@ -22,6 +22,18 @@ use crate::postgres::error::convert;
 const COPY_ROWS: usize = 500;
 /// How much of them is sent at once.
 const MESSAGE_BYTES: usize = 64 * 1024;
+
+/// How statements that no index finds rows for are planned: each time, and as a scan if that is less
+/// work. (A setting that an older server does not have is left out.)
+const BY_SIZE: &str = "SELECT pg_catalog.set_config(s.name, v.value, true) \
+    FROM pg_catalog.pg_settings s JOIN (VALUES ('enable_seqscan', 'on'), \
+        ('enable_mergejoin', 'on'), ('plan_cache_mode', 'force_custom_plan')) v(name, value) \
+        USING (name)";
+/// How all others are planned, which is the session's way.
+const BY_INDEX: &str = "SELECT pg_catalog.set_config(s.name, v.value, true) \
+    FROM pg_catalog.pg_settings s JOIN (VALUES ('enable_seqscan', 'off'), \
+        ('enable_mergejoin', 'off'), ('plan_cache_mode', 'force_generic_plan')) v(name, value) \
+        USING (name)";
 
 /// How many rows a statement has to concern.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +57,16 @@ impl Rows<'_> {
         strict: bool,
     ) -> Result<()> {
         let places = identity.columns(self.table.columns.len());
-        let columns = self.columns().await?;
-        let pairs = pairs_of(self.table, &places, &columns)?;
+        let target = self.target().await?;
+        let pairs = pairs_of(self.table, &places, &target)?;
         let expected = if strict { Expected::Exactly } else { Expected::AtMost };
+        let by_size = match identity {
+            Identity::Key(_) => !target.is_indexed(&pairs),
+            Identity::WholeRow => true,
+        };
+        if by_size {
+            self.plan_by_size(true).await?;
+        }
         for part in arrays::parts(rows) {
             let sql = match identity {
                 Identity::Key(_) => {
@@ -62,7 +81,7 @@ impl Rows<'_> {
             let parameters = encode(&pairs, part.columns())?;
             self.execute(&sql, parameters, part.num_rows(), expected, "deleted").await?;
         }
-        Ok(())
+        if by_size { self.plan_by_size(false).await } else { Ok(()) }
     }
 
     pub(super) async fn update(
@@ -75,9 +94,13 @@ impl Rows<'_> {
         if set.is_empty() {
             return Ok(());
         }
-        let columns = self.columns().await?;
+        let target = self.target().await?;
         let places: Vec<usize> = key.iter().chain(set).copied().collect();
-        let pairs = pairs_of(self.table, &places, &columns)?;
+        let pairs = pairs_of(self.table, &places, &target)?;
+        let by_size = !target.is_indexed(pairs.get(..key.len()).unwrap_or_default());
+        if by_size {
+            self.plan_by_size(true).await?;
+        }
         for part in arrays::parts(rows) {
             no_nulls(pairs.get(..key.len()).unwrap_or_default(), &part)?;
             let sql = sql::update(&self.table.name, &pairs, key.len());
@@ -85,13 +108,13 @@ impl Rows<'_> {
             let count = part.num_rows();
             self.execute(&sql, parameters, count, Expected::Exactly, "updated").await?;
         }
-        Ok(())
+        if by_size { self.plan_by_size(false).await } else { Ok(()) }
     }
 
     pub(super) async fn insert(&mut self, rows: &RecordBatch) -> Result<()> {
         let places: Vec<usize> = (0..self.table.columns.len()).collect();
-        let columns = self.columns().await?;
-        let pairs = pairs_of(self.table, &places, &columns)?;
+        let target = self.target().await?;
+        let pairs = pairs_of(self.table, &places, &target)?;
         let copies = rows.num_rows() >= COPY_ROWS && !pairs.iter().any(|pair| pair.is_text());
         for part in arrays::parts(rows) {
             if copies {
@@ -111,13 +134,17 @@ impl Rows<'_> {
     pub(super) async fn upsert(&mut self, identity: &Identity, rows: &RecordBatch) -> Result<()> {
         let Identity::Key(key) = identity else { return Err(no_key()) };
         let places: Vec<usize> = (0..self.table.columns.len()).collect();
-        let columns = self.columns().await?;
-        let pairs = pairs_of(self.table, &places, &columns)?;
-        let keys = pairs_of(self.table, key, &columns)?;
+        let target = self.target().await?;
+        let pairs = pairs_of(self.table, &places, &target)?;
+        let keys = pairs_of(self.table, key, &target)?;
         if self.session.is_replica {
             let of_key = rows.project(key)?;
             self.delete(identity, &of_key, false).await?;
             return self.insert(rows).await;
+        }
+        let by_size = !target.is_indexed(&keys);
+        if by_size {
+            self.plan_by_size(true).await?;
         }
         for part in arrays::parts(rows) {
             no_nulls(&keys, &part.project(key)?)?;
@@ -128,11 +155,22 @@ impl Rows<'_> {
             self.execute(&update, again, count, Expected::AtMost, "updated").await?;
             self.execute(&insert, parameters, count, Expected::AtMost, "inserted").await?;
         }
-        Ok(())
+        if by_size { self.plan_by_size(false).await } else { Ok(()) }
     }
 
-    async fn columns(&mut self) -> Result<Arc<Vec<TargetColumn>>> {
-        self.session.columns(&self.table.name, self.pipeline).await
+    async fn target(&mut self) -> Result<Arc<TargetTable>> {
+        self.session.table(&self.table.name, self.pipeline).await
+    }
+
+    /// Lets the planner choose by the sizes of table and rows for as long as no index finds rows.
+    async fn plan_by_size(&mut self, by_size: bool) -> Result<()> {
+        let sql = if by_size { BY_SIZE } else { BY_INDEX };
+        let client = Arc::clone(&self.session.client);
+        let answer = async move {
+            let done = client.batch_execute(sql).await;
+            done.map_err(|error| convert(error, "changes cannot be applied"))
+        };
+        self.pipeline.send(sql.len(), answer).await
     }
 
     async fn execute(
@@ -191,13 +229,13 @@ async fn copy(
 fn pairs_of<'a>(
     table: &'a TableSchema,
     places: &[usize],
-    columns: &'a [TargetColumn],
+    target: &'a TargetTable,
 ) -> Result<Vec<Pair<'a>>> {
     if places.is_empty() {
         let message = "a table or key without columns takes no changes";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    places.iter().map(|place| Pair::of(table, *place, columns)).collect()
+    places.iter().map(|place| Pair::of(table, *place, target)).collect()
 }
 
 fn encode(pairs: &[Pair<'_>], arrays: &[ArrayRef]) -> Result<Vec<Encoded>> {
