@@ -4,6 +4,7 @@
 
 mod altered;
 mod apply;
+mod apply_distance;
 mod apply_failures;
 mod apply_tables;
 mod apply_values;
