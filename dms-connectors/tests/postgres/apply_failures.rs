@@ -194,3 +194,34 @@ async fn a_role_that_may_not_much() {
     assert_eq!(error.kind(), ErrorKind::Schema, "{error}");
     assert!(desk.target.begin("another").await.is_ok());
 }
+
+/// A key that may be checked late is checked by a trigger, and triggers do not fire: without a word
+/// rows would be there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_would_not_be_checked_is_refused() {
+    let url = server::shared().database().await;
+    let (desk, table) = (loaded(&url).await, pairs_table());
+    let client = server::connect(&url).await;
+    let guest = as_guest(&url).await;
+    client
+        .batch_execute(
+            "ALTER TABLE t DROP CONSTRAINT t_pkey;
+             ALTER TABLE t ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE",
+        )
+        .await
+        .unwrap();
+    let again = [insert(&table, &pairs(&[(1, "again")]))];
+    let error = desk.apply(&again).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("t_pkey is DEFERRABLE"), "{error}");
+    // Where triggers fire it is checked.
+    let grants = format!(
+        "GRANT ALL ON SCHEMA dms TO {0}; GRANT ALL ON ALL TABLES IN SCHEMA dms, public TO {0}",
+        guest.split(['/', '@']).nth(2).unwrap()
+    );
+    client.batch_execute(&grants).await.unwrap();
+    let desk = Desk::open(&guest).await;
+    let error = desk.apply(&again).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Constraint, "{error}");
+    assert_eq!(text_of(&url, "t").await, ["(1,a)", "(2,b)"]);
+}

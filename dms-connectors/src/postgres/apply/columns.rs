@@ -14,9 +14,25 @@ pub(super) struct TargetTable {
     pub(super) columns: Vec<TargetColumn>,
     /// The columns of its indexes.
     indexes: Vec<Vec<String>>,
+    /// A key that may be checked at the end of a transaction. The server does that in a trigger.
+    deferrable: Option<String>,
 }
 
 impl TargetTable {
+    /// Refuses a key that is not checked at all while triggers do not fire.
+    pub(super) fn check_keys(&self) -> Result<()> {
+        match &self.deferrable {
+            None => Ok(()),
+            Some(key) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the target's key {key} is DEFERRABLE: the server would let rows in twice while \
+                     session_replication_role is replica; make it NOT DEFERRABLE"
+                ),
+            )),
+        }
+    }
+
     /// Whether an index finds rows by these columns.
     pub(super) fn is_indexed(&self, key: &[Pair<'_>]) -> bool {
         let is_key = |name: &String| key.iter().any(|pair| pair.column.name == *name);
@@ -81,11 +97,12 @@ const INDEXES: &str = "
 SELECT ARRAY(SELECT a.attname::text
     FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE k.place <= i.indnkeyatts ORDER BY k.place)
+    WHERE k.place <= i.indnkeyatts ORDER BY k.place), i.indimmediate, x.relname::text,
+    i.indpred IS NULL AND i.indexprs IS NULL
 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND i.indpred IS NULL
-    AND i.indexprs IS NULL";
+WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid";
 
 /// Reads what the catalogs have of a table.
 pub(super) async fn read(client: &Client, table: &TableName) -> Result<TargetTable> {
@@ -108,7 +125,9 @@ pub(super) async fn read(client: &Client, table: &TableName) -> Result<TargetTab
     });
     let columns = columns.collect();
     let rows = client.query(INDEXES, &[&table.schema, &table.name]).await.map_err(failed)?;
-    Ok(TargetTable { columns, indexes: rows.iter().map(|row| row.get(0)).collect() })
+    let deferrable = rows.iter().find(|row| !row.get::<_, bool>(1)).map(|row| row.get(2));
+    let plain = rows.iter().filter(|row| row.get(3));
+    Ok(TargetTable { columns, indexes: plain.map(|row| row.get(0)).collect(), deferrable })
 }
 
 /// A column of changes with that of the target it belongs to.

@@ -94,6 +94,9 @@ impl Session {
         }
         pipeline.settle().await?;
         let read = Arc::new(columns::read(&self.client, table).await?);
+        if self.is_replica {
+            read.check_keys()?;
+        }
         self.tables.insert(table.clone(), Arc::clone(&read));
         Ok(read)
     }
