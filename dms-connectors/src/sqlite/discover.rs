@@ -13,7 +13,7 @@ use super::error::convert;
 use super::histogram::histogram;
 use super::partition::{STRETCHES_MIN, column as qualified, split_column};
 use super::settings::SqliteSettings;
-use super::state::CONTROL_TABLES;
+use super::state::is_control;
 use super::types::{self, SCHEMA};
 use crate::sql::quote;
 
@@ -33,22 +33,12 @@ pub(super) fn discover(
              AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND type <> 'shadow' ORDER BY name",
         )
         .map_err(failed)?;
-    let rows = statement
-        .query_map([], |row| {
-            Ok(Listed {
-                name: TableName::new(SCHEMA, row.get::<_, String>(0)?),
-                kind: row.get(1)?,
-                without_rowid: row.get(2)?,
-                strict: row.get(3)?,
-            })
-        })
-        .map_err(failed)?;
+    let rows = statement.query_map([], Listed::of).map_err(failed)?;
     let mut catalog = Catalog::default();
     for listed in rows {
         let listed = listed.map_err(failed)?;
         let kind = if listed.kind == "view" { TableKind::View } else { TableKind::Table };
-        let ours = CONTROL_TABLES.contains(&listed.name.name.as_str());
-        if ours || !selection.selects(&listed.name, kind) {
+        if is_control(&listed.name.name) || !selection.selects(&listed.name, kind) {
             continue;
         }
         if listed.kind == "virtual" {
@@ -72,7 +62,57 @@ struct Listed {
     strict: bool,
 }
 
+impl Listed {
+    fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            name: TableName::new(SCHEMA, row.get::<_, String>(0)?),
+            kind: row.get(1)?,
+            without_rowid: row.get(2)?,
+            strict: row.get(3)?,
+        })
+    }
+}
+
+/// The shape of one table or view as it is now, without estimates; `None` if it is not there.
+pub(super) fn shape(
+    connection: &Connection,
+    settings: &SqliteSettings,
+    name: &str,
+) -> Result<Option<TableSchema>> {
+    let listed = connection
+        .query_row(
+            "SELECT name, type, wr, strict FROM pragma_table_list \
+             WHERE schema = 'main' AND name = ?1",
+            [name],
+            Listed::of,
+        )
+        .optional()
+        .map_err(|error| convert(error, "the schema cannot be read"))?;
+    let Some(listed) = listed else { return Ok(None) };
+    let kind = if listed.kind == "view" { TableKind::View } else { TableKind::Table };
+    described(connection, settings, &listed, kind).map(Some)
+}
+
 fn table(
+    connection: &Connection,
+    settings: &SqliteSettings,
+    listed: &Listed,
+    kind: TableKind,
+) -> Result<TableSchema> {
+    let mut table = described(connection, settings, listed, kind)?;
+    if kind == TableKind::Table {
+        // However wrong an estimate is, no table is larger than its file.
+        let file_bytes = file_bytes(connection)?;
+        table.row_estimate = row_estimate(connection, &table)?.map(|rows| rows.min(file_bytes));
+        let row_bytes = row_bytes(connection, &table)?;
+        let bytes = table.row_estimate.map(|rows| rows.saturating_mul(row_bytes).min(file_bytes));
+        table.byte_estimate = bytes;
+    }
+    Ok(table)
+}
+
+/// Columns and keys.
+fn described(
     connection: &Connection,
     settings: &SqliteSettings,
     listed: &Listed,
@@ -127,12 +167,6 @@ fn table(
             let declaration = options.join(", ");
             table.native_options = Some(NativeType { engine: ENGINE.to_owned(), declaration });
         }
-        // However wrong an estimate is, no table is larger than its file.
-        let file_bytes = file_bytes(connection)?;
-        table.row_estimate = row_estimate(connection, &table)?.map(|rows| rows.min(file_bytes));
-        let row_bytes = row_bytes(connection, &table)?;
-        let bytes = table.row_estimate.map(|rows| rows.saturating_mul(row_bytes).min(file_bytes));
-        table.byte_estimate = bytes;
     }
     Ok(table)
 }

@@ -12,6 +12,8 @@
 //!
 //! **Target.** One writer, as SQLite has it; a partition is one transaction, its receipt included.
 
+mod apply;
+mod changes;
 mod cursor;
 mod decode;
 mod discover;
@@ -31,7 +33,7 @@ mod types;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{ChangeSource, Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -47,7 +49,7 @@ pub(crate) const CONNECTOR: Connector = Connector {
     schemes: &["sqlite"],
     source: Some(open_source),
     target: Some(open_target),
-    change_source: None,
+    change_source: Some(open_change_source),
     change_target: None,
 };
 
@@ -67,6 +69,16 @@ fn open_target(
     async move {
         let target = SqliteTarget::open_with(SqliteSettings::from_endpoint(&endpoint)?)?;
         Ok(Arc::new(target) as Arc<dyn Target>)
+    }
+    .boxed()
+}
+
+fn open_change_source(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeSource>>> {
+    async move {
+        let source = SqliteSource::open_with(SqliteSettings::from_endpoint(&endpoint)?).await?;
+        Ok(Arc::new(source) as Arc<dyn ChangeSource>)
     }
     .boxed()
 }

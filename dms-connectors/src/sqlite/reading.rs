@@ -84,7 +84,7 @@ fn read_query(
         appended.map_err(|(index, misfit)| {
             let locator: Vec<Cell<'_>> =
                 (width..cursor.columns()).map(|place| cursor.value(place)).collect();
-            batches.misfit(index, cursor.value(index), &locator, misfit)
+            misfit_error(&batches.read, index, cursor.value(index), &locator, misfit)
         })?;
         if !batches.send_if_full()? {
             return Ok(());
@@ -174,7 +174,8 @@ impl<'a> Batches<'a> {
                 Ok(bytes) => self.bytes += bytes,
                 Err((row, misfit)) => {
                     let rowid = rows.rowid(row).map(Cell::Integer);
-                    return Err(self.misfit(index, column.cell(row), rowid.as_slice(), misfit));
+                    let cell = column.cell(row);
+                    return Err(misfit_error(&self.read, index, cell, rowid.as_slice(), misfit));
                 }
             }
         }
@@ -244,37 +245,41 @@ impl<'a> Batches<'a> {
         )
         .with_source(error)
     }
+}
 
-    /// The error of a value of a column, by the column's number, in the row that `locator` names.
-    fn misfit(&self, index: usize, cell: Cell<'_>, locator: &[Cell<'_>], misfit: Misfit) -> Error {
-        let found = cell.kind();
-        let Some(column) = self.read.columns.get(index) else {
-            return Error::unexpected("a value outside the row");
-        };
-        let locator: Vec<String> = locator.iter().map(|cell| show(*cell)).collect();
-        let temporal = matches!(
-            column.logical_type,
-            LogicalType::Time { .. }
-                | LogicalType::Timestamp { .. }
-                | LogicalType::TimestampTz { .. }
-        );
-        let remedy = if temporal && matches!(cell, Cell::Text(_)) {
-            "take other spellings by the source's option temporal: \"iso-8601\", or "
-        } else {
-            ""
-        };
-        Error::data(format!(
-            "{found} where a column of type {} holds {}; correct the value, or {remedy}carry the \
-             column as it is by the source's option column-types: {{\"{}.{}\": \"other('{}')\"}}",
-            column.logical_type,
-            misfit.0,
-            self.read.name,
-            column.name,
-            types::ANY
-        ))
-        .context("column", &column.name)
-        .context("row", locator.join(", "))
-    }
+/// The error of a value of a column, by the column's number, in the row that `locator` names.
+pub(super) fn misfit_error(
+    read: &TableSchema,
+    index: usize,
+    cell: Cell<'_>,
+    locator: &[Cell<'_>],
+    misfit: Misfit,
+) -> Error {
+    let found = cell.kind();
+    let Some(column) = read.columns.get(index) else {
+        return Error::unexpected("a value outside the row");
+    };
+    let locator: Vec<String> = locator.iter().map(|cell| show(*cell)).collect();
+    let temporal = matches!(
+        column.logical_type,
+        LogicalType::Time { .. } | LogicalType::Timestamp { .. } | LogicalType::TimestampTz { .. }
+    );
+    let remedy = if temporal && matches!(cell, Cell::Text(_)) {
+        "take other spellings by the source's option temporal: \"iso-8601\", or "
+    } else {
+        ""
+    };
+    Error::data(format!(
+        "{found} where a column of type {} holds {}; correct the value, or {remedy}carry the \
+         column as it is by the source's option column-types: {{\"{}.{}\": \"other('{}')\"}}",
+        column.logical_type,
+        misfit.0,
+        read.name,
+        column.name,
+        types::ANY
+    ))
+    .context("column", &column.name)
+    .context("row", locator.join(", "))
 }
 
 /// The query of a partition's rows: the columns, then what names a row in an error.
@@ -324,7 +329,7 @@ fn check(table: &TableSchema, filter: &Filter) -> Result<()> {
 }
 
 /// Bytes that a value of the type takes beside its variable part.
-fn fixed_bytes(ty: &LogicalType) -> usize {
+pub(super) fn fixed_bytes(ty: &LogicalType) -> usize {
     ty.arrow_type().primitive_width().unwrap_or(match ty {
         LogicalType::Uuid => 16,
         LogicalType::Boolean => 1,

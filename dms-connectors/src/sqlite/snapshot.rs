@@ -29,7 +29,7 @@ use super::settings::SqliteSettings;
 const TRIES: usize = 20;
 /// How many steps of SQLite's virtual machine go by, well below a millisecond, before it looks
 /// whether to stop.
-const STOP_STEPS: i32 = 10_000;
+pub(super) const STOP_STEPS: i32 = 10_000;
 /// More than the steps in which file systems count time.
 const TIME_STEP: Duration = Duration::from_millis(25);
 /// How long to wait between tries, and for a lock that readers themselves keep from passing.
@@ -137,6 +137,19 @@ impl SqliteSnapshot {
         let permits = Arc::new(Semaphore::new(connections.len()));
         let readers = Arc::new(Readers { idle: Mutex::new(connections), permits });
         Ok(Self { readers, position, settings: settings.clone() })
+    }
+
+    /// The same readers, with a position that `position` reads in the state that they share.
+    pub(super) fn at(
+        mut self,
+        position: impl FnOnce(&Connection) -> Result<Position>,
+    ) -> Result<Self> {
+        let idle = self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = idle.first().ok_or_else(|| Error::unexpected("the snapshot has no reader"))?;
+        let position = position(reader)?;
+        drop(idle);
+        self.position = position;
+        Ok(self)
     }
 
     async fn reader(&self) -> Result<Reader> {
@@ -270,12 +283,12 @@ fn end_all(connections: &[Connection], settings: &SqliteSettings) -> Result<()> 
 
 /// Which file it is, as far as the system tells.
 #[cfg(unix)]
-fn file_number(metadata: &fs::Metadata) -> u64 {
+pub(super) fn file_number(metadata: &fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::ino(metadata)
 }
 
 #[cfg(not(unix))]
-fn file_number(_metadata: &fs::Metadata) -> u64 {
+pub(super) fn file_number(_metadata: &fs::Metadata) -> u64 {
     0
 }
 

@@ -15,7 +15,7 @@ use super::snapshot::{self, SqliteSnapshot, blocking};
 /// A SQLite file that is read.
 #[derive(Debug, Clone)]
 pub struct SqliteSource {
-    settings: SqliteSettings,
+    pub(super) settings: SqliteSettings,
 }
 
 impl SqliteSource {

@@ -11,8 +11,27 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::error::convert;
 use crate::control::{corrupt, from_json, to_json};
 
-/// Every table of ours; a source leaves them out.
-pub(super) const CONTROL_TABLES: &[&str] = &["dms_status", "dms_tables", "dms_partitions"];
+/// The tables of ours that have one name; a source leaves them out.
+const CONTROL_TABLES: &[&str] = &[
+    "dms_status",
+    "dms_tables",
+    "dms_partitions",
+    "dms_positions",
+    "dms_replicated",
+    "dms_apply_exceptions",
+    "dms_captures",
+    "dms_captured_tables",
+];
+/// What the name of a log of changes begins with; a number follows.
+pub(super) const LOG_PREFIX: &str = "dms_changes_";
+
+/// Whether a table is one of ours.
+pub(super) fn is_control(table: &str) -> bool {
+    let table = table.to_ascii_lowercase();
+    let number = table.strip_prefix(LOG_PREFIX).unwrap_or_default();
+    CONTROL_TABLES.contains(&table.as_str())
+        || (!number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
 
 /// `dms_status`: the newest epoch of each task. `dms_tables`: the load of each table.
 /// `dms_partitions`: one row a loaded partition, written in the transaction of its rows.

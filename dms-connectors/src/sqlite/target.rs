@@ -233,7 +233,7 @@ fn prepare(
             table.name.schema
         )));
     }
-    if state::CONTROL_TABLES.contains(&name.as_str()) {
+    if state::is_control(name) {
         return Err(Error::settings("the name is one of dms's control tables; rename the table"));
     }
     if name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_")) {

@@ -1,0 +1,184 @@
+//! What became of a table's columns: SQLite has no identities of columns, so what happened is told
+//! from what is there before and after.
+
+use std::collections::BTreeMap;
+
+use dms_core::schema::{Column, TableSchema};
+use dms_core::value::Value;
+use dms_core::{Error, ErrorKind, Result, ResultExt};
+use rusqlite::Connection;
+
+use super::watch::{Seen, Watch, schema_version};
+use crate::sqlite::cursor::Cursor;
+use crate::sqlite::decode::decoder;
+use crate::sqlite::error::convert;
+use crate::sqlite::settings::Temporal;
+use crate::sqlite::types::{self, Affinity};
+
+/// What there is to do about a table that was rebuilt, or whose capture has a hole.
+pub(super) const LOAD_AGAIN: &str = "end the task's capture, begin it anew and load the table again";
+
+/// The watch with the columns that the table has now, each with its old identity if it was there.
+///
+/// `ALTER TABLE` can add columns at the end, drop and rename them. Whatever else is different comes
+/// of a table that was built anew, whose rows were written unseen.
+pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
+    let table = format!("main.{}", watch.table);
+    let version = schema_version(connection)?;
+    if version == watch.schema_version {
+        return Ok(watch.clone());
+    }
+    let plain = Seen::of(connection, &watch.table, &ids(watch)).context("table", &table)?;
+    let gone: Vec<_> = watch
+        .columns
+        .iter()
+        .filter(|old| !plain.columns.iter().any(|column| column.name == old.name))
+        .collect();
+    let known = |id: u32| watch.columns.iter().any(|column| column.id == id);
+    let added: Vec<_> = plain.columns.iter().filter(|column| !known(column.id)).collect();
+    let rebuilt = || {
+        Error::new(
+            ErrorKind::PositionLost,
+            format!("the table was built anew while it was watched; {LOAD_AGAIN}"),
+        )
+        .context("table", &table)
+    };
+    let mut renamed = BTreeMap::new();
+    if !gone.is_empty() && !added.is_empty() {
+        // A column renamed, or one dropped and another added? Each of these is one change of the
+        // schema, so their number tells, unless there were others.
+        let in_place = watch.columns.len() == plain.columns.len()
+            && watch.columns.iter().zip(&plain.columns).all(|(old, new)| {
+                let same = old.declaration == new.declaration && old.generated == new.generated;
+                same && (old.name == new.name || !known(new.id))
+            });
+        let changes = usize::try_from(version - watch.schema_version).unwrap_or(usize::MAX);
+        if in_place && changes != gone.len() {
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                format!(
+                    "a column was renamed or replaced by another, which cannot be told after \
+                     several changes of the schema; {LOAD_AGAIN}"
+                ),
+            )
+            .context("table", &table));
+        }
+        if in_place {
+            let pairs = watch.columns.iter().zip(&plain.columns);
+            let pairs = pairs.filter(|(old, new)| old.name != new.name);
+            renamed = pairs.map(|(old, new)| (new.name.clone(), old.id)).collect();
+        }
+    }
+    let names: BTreeMap<String, u32> = ids(watch).into_iter().chain(renamed).collect();
+    let seen = Seen::of(connection, &watch.table, &names).context("table", &table)?;
+    check_order(watch, &seen).ok_or_else(rebuilt)?;
+    let unique = seen.unique().context("table", &table)?;
+    if let Some(index) = unique.iter().find(|index| !watch.unique.contains(index)) {
+        let column = index.first().map_or(0, |part| part.column);
+        let column = seen.columns.iter().find(|c| c.id == column).map_or("?", |c| &c.name);
+        return Err(Error::new(
+            ErrorKind::PositionLost,
+            format!(
+                "the table has a unique index that it had not, for which REPLACE may have removed \
+                 rows unseen; {LOAD_AGAIN}"
+            ),
+        )
+        .context("table", &table)
+        .context("column", column));
+    }
+    Ok(Watch { columns: seen.columns, schema_version: version, ..watch.clone() })
+}
+
+fn ids(watch: &Watch) -> BTreeMap<String, u32> {
+    watch.columns.iter().map(|column| (column.name.clone(), column.id)).collect()
+}
+
+/// Whether the columns that stayed are as they were and in their order, with new ones behind them.
+fn check_order(watch: &Watch, seen: &Seen) -> Option<()> {
+    let mut stayed = watch.columns.iter().filter(|old| seen.columns.iter().any(|c| c.id == old.id));
+    let mut new = false;
+    for column in &seen.columns {
+        if watch.columns.iter().any(|old| old.id == column.id) {
+            let old = stayed.next()?;
+            let same = old.id == column.id
+                && old.declaration == column.declaration
+                && old.generated == column.generated;
+            if new || !same {
+                return None;
+            }
+        } else {
+            // What a generated column is in rows that are there cannot be said.
+            if column.generated {
+                return None;
+            }
+            new = true;
+        }
+    }
+    Some(())
+}
+
+/// What rows that are older than a column hold in it: its default, if that is a constant, as it is
+/// in every column that was added to a table with rows.
+pub(super) fn initial(
+    connection: &Connection,
+    table: &TableSchema,
+    spelling: Temporal,
+) -> Result<BTreeMap<usize, Value>> {
+    let failed = |error| convert(error, "the columns' defaults cannot be read");
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT name, dflt_value FROM pragma_table_xinfo(?1, 'main') \
+             WHERE dflt_value IS NOT NULL AND hidden = 0",
+        )
+        .map_err(failed)?;
+    let defaults = statement
+        .query_map([&table.name.name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<(String, String)>>>)
+        .map_err(failed)?;
+    let mut initial = BTreeMap::new();
+    for (name, default) in defaults {
+        let Some(place) = table.column_index(&name) else { continue };
+        let Some(column) = table.columns.get(place) else { continue };
+        let value = constant(column, &default, spelling);
+        if let Some(value) = value.context("table", &table.name)? {
+            initial.insert(place, value);
+        }
+    }
+    Ok(initial)
+}
+
+/// The value of a default, as SQLite itself puts it into such a column; `None` for NULL and for an
+/// expression, with which no column can be added to rows.
+fn constant(column: &Column, default: &str, spelling: Temporal) -> Result<Option<Value>> {
+    let failed = |error| convert(error, "a column's default cannot be read");
+    if default.to_ascii_uppercase().starts_with("CURRENT_") {
+        return Ok(None);
+    }
+    let affinity = match types::affinity(column.native_in(crate::sqlite::ENGINE).unwrap_or("")) {
+        Affinity::Integer => "INTEGER",
+        Affinity::Text => "TEXT",
+        Affinity::Blob => "BLOB",
+        Affinity::Real => "REAL",
+        Affinity::Numeric => "NUMERIC",
+    };
+    let memory = Connection::open_in_memory().map_err(failed)?;
+    let sql = format!("CREATE TABLE t (a, c {affinity} DEFAULT {default}); INSERT INTO t (a) VALUES (1)");
+    if memory.execute_batch(&sql).is_err() {
+        return Ok(None);
+    }
+    let mut cursor = Cursor::prepare(&memory, "SELECT c FROM t").map_err(failed)?;
+    cursor.step().map_err(failed)?;
+    let mut decoder = decoder(column, spelling)?;
+    decoder.append(cursor.value(0)).map_err(|misfit| {
+        Error::data(format!(
+            "the column's default is {} where its type holds {}; set the column's type by the \
+             source's option column-types",
+            cursor.value(0).kind(),
+            misfit.0
+        ))
+        .context("column", &column.name)
+    })?;
+    let array = decoder.finish();
+    let value = Value::from_array(array.as_ref(), 0, &column.logical_type)?;
+    Ok((value != Value::Null).then_some(value))
+}
