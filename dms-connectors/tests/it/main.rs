@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_input;
+mod changes;
 mod conformance;
+mod feed;
 mod partitions;
 mod snapshot;
 mod target;
 mod types;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
