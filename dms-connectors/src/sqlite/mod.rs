@@ -13,6 +13,7 @@
 //! **Target.** One writer, as SQLite has it; a partition is one transaction, its receipt included.
 
 mod apply;
+mod bind;
 mod changes;
 mod cursor;
 mod decode;
@@ -20,6 +21,7 @@ mod discover;
 mod encode;
 mod error;
 mod histogram;
+mod insert;
 mod literal;
 mod pages;
 mod partition;
@@ -28,6 +30,7 @@ mod settings;
 mod snapshot;
 mod source;
 mod state;
+mod tables;
 mod target;
 mod types;
 
