@@ -36,7 +36,9 @@ mod types;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{ChangeSource, Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{
+    ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -53,7 +55,7 @@ pub(crate) const CONNECTOR: Connector = Connector {
     source: Some(open_source),
     target: Some(open_target),
     change_source: Some(open_change_source),
-    change_target: None,
+    change_target: Some(open_change_target),
 };
 
 fn open_source(
@@ -82,6 +84,16 @@ fn open_change_source(
     async move {
         let source = SqliteSource::open_with(SqliteSettings::from_endpoint(&endpoint)?).await?;
         Ok(Arc::new(source) as Arc<dyn ChangeSource>)
+    }
+    .boxed()
+}
+
+fn open_change_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+    async move {
+        let target = SqliteTarget::open_with(SqliteSettings::from_endpoint(&endpoint)?)?;
+        Ok(Arc::new(target) as Arc<dyn ChangeTarget>)
     }
     .boxed()
 }

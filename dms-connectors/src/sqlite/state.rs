@@ -35,6 +35,8 @@ pub(super) fn is_control(table: &str) -> bool {
 
 /// `dms_status`: the newest epoch of each task. `dms_tables`: the load of each table.
 /// `dms_partitions`: one row a loaded partition, written in the transaction of its rows.
+/// `dms_positions`: how far changes are applied, written in their transaction. `dms_replicated`: what
+/// is remembered of a table's replication. `dms_apply_exceptions`: changes that were passed over.
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS dms_status (
     task TEXT NOT NULL PRIMARY KEY,
@@ -47,7 +49,16 @@ CREATE TABLE IF NOT EXISTS dms_tables (
 CREATE TABLE IF NOT EXISTS dms_partitions (
     task TEXT NOT NULL, table_name TEXT NOT NULL, partition INTEGER NOT NULL,
     rows INTEGER NOT NULL, receipt TEXT NOT NULL, committed_at TEXT NOT NULL,
-    PRIMARY KEY (task, table_name, partition));";
+    PRIMARY KEY (task, table_name, partition));
+CREATE TABLE IF NOT EXISTS dms_positions (
+    task TEXT NOT NULL PRIMARY KEY,
+    position TEXT NOT NULL, committed_at INTEGER, applied_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS dms_replicated (
+    task TEXT NOT NULL, table_name TEXT NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (task, table_name));
+CREATE TABLE IF NOT EXISTS dms_apply_exceptions (
+    task TEXT NOT NULL, table_name TEXT NOT NULL, position TEXT NOT NULL,
+    operation TEXT NOT NULL, row_key TEXT NOT NULL, error TEXT NOT NULL, noted_at TEXT NOT NULL);";
 
 const DOING: &str = "the record of progress in the target cannot be kept";
 
@@ -73,7 +84,11 @@ pub(super) fn begin(connection: &mut Connection, task: &str) -> Result<TaskProgr
     Ok(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables })
 }
 
-fn tables(connection: &Connection, task: &str) -> Result<BTreeMap<TableName, TableProgress>> {
+/// What is there of the loads of a task.
+pub(super) fn tables(
+    connection: &Connection,
+    task: &str,
+) -> Result<BTreeMap<TableName, TableProgress>> {
     let failed = |error| convert(error, DOING);
     let mut tables = BTreeMap::new();
     let mut statement = connection
@@ -149,6 +164,12 @@ pub(super) fn begin_table(
     connection
         .execute(
             "DELETE FROM dms_partitions WHERE task = ?1 AND table_name = ?2",
+            [&run.task, table],
+        )
+        .map_err(failed)?;
+    connection
+        .execute(
+            "DELETE FROM dms_replicated WHERE task = ?1 AND table_name = ?2",
             [&run.task, table],
         )
         .map_err(failed)?;
