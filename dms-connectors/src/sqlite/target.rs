@@ -65,9 +65,11 @@ impl Writer {
         .await
     }
 
-    /// Takes back a transaction that is open; blocks while work is under way.
-    pub(super) fn roll_back(&self) {
+    /// Takes back a transaction that is open, and tells its owner while no work can begin; blocks
+    /// while work is under way.
+    pub(super) fn roll_back(&self, tell: impl FnOnce()) {
         let mut place = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        tell();
         let open = place.as_ref().is_some_and(|connection| !connection.is_autocommit());
         if open && place.as_ref().is_some_and(|c| c.execute_batch("ROLLBACK").is_err()) {
             // Closing it takes back what it did.

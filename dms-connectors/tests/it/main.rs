@@ -2,6 +2,8 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alter;
+mod apply;
 mod bad_input;
 mod changes;
 mod conformance;

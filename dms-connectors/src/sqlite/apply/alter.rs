@@ -4,10 +4,11 @@ use dms_core::endpoint::Alteration;
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::Connection;
 
 use crate::sql::{quote, quote_all};
 use crate::sqlite::bind::{self, Parameter, find};
+use crate::sqlite::encode::Encoder;
 use crate::sqlite::error::convert;
 use crate::sqlite::tables::{self, add_unique_indexes, existing_columns};
 use crate::sqlite::types::{self, Storage};
@@ -77,6 +78,7 @@ fn add(
 ) -> Result<()> {
     let failed = |error| convert(error, "the column cannot be added");
     let name = quote(&table.name.name);
+    Encoder::new(column)?;
     let value = value.filter(|value| **value != Value::Null);
     // SQLite takes NOT NULL with a default only; what the rows that are there get is a value for
     // them, not for rows to come.
@@ -90,8 +92,7 @@ fn add(
     let existing = existing_columns(connection, &table.name.name)?;
     let parameter = Parameter::new(0, column, find(&existing, &column.name))?;
     let array = value.to_array(&column.logical_type)?;
-    let nullable = column.clone();
-    let schema = TableSchema::new(table.name.clone(), vec![nullable]).arrow_schema();
+    let schema = TableSchema::new(table.name.clone(), vec![column.clone()]).arrow_schema();
     let batch = arrow::array::RecordBatch::try_new(schema, vec![array])?;
     let sql = format!("UPDATE main.{name} SET {} = ?1", quote(&column.name));
     let mut statement = connection.prepare(&sql).map_err(failed)?;
@@ -229,7 +230,7 @@ fn rebuild(connection: &Connection, table: &TableSchema) -> Result<()> {
         "INSERT INTO main.{REBUILT} ({columns}) SELECT {columns} FROM main.{}",
         quote(name)
     );
-    connection.execute(&copy, params_from_iter(std::iter::empty::<i64>())).map_err(failed)?;
+    connection.execute_batch(&copy).map_err(failed)?;
     // Views of the table lose sight of it for a moment, which a rename would not suffer otherwise.
     let swap = format!(
         "DROP TABLE main.{0}; PRAGMA legacy_alter_table = ON; \

@@ -5,13 +5,16 @@ mod moved;
 mod replicated;
 mod rows;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
 use dms_core::endpoint::{
     Apply, ChangeForm, ChangeTarget, Note, ReplicationProgress, Run, Step, TaskRecord,
 };
 use dms_core::position::Position;
 use dms_core::schema::TableName;
-use dms_core::{Error, Result, fault};
+use dms_core::{Error, ErrorKind, Result, fault};
 use rusqlite::Connection;
 use tokio::sync::OwnedMutexGuard;
 
@@ -38,15 +41,16 @@ impl ChangeTarget for SqliteTarget {
     }
 
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {
-        let turn = std::sync::Arc::clone(&self.turn).lock_owned().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let apply = SqliteApply {
             run: run.clone(),
             writer: self.writer.clone(),
             turn: Some(turn),
+            wanted: Arc::new(AtomicBool::new(true)),
             whole: true,
         };
         let run = run.clone();
-        apply.writer.run(move |connection| begin(connection, &run)).await?;
+        apply.on_connection(move |connection| begin(connection, &run)).await?;
         Ok(Box::new(apply))
     }
 
@@ -85,11 +89,30 @@ struct SqliteApply {
     writer: Writer,
     /// Whose turn it is; gone when the transaction has ended.
     turn: Option<OwnedMutexGuard<()>>,
+    /// Cleared when the transaction is dropped: work that was asked for before, and comes to its
+    /// turn on the connection later, must not write outside of it.
+    wanted: Arc<AtomicBool>,
     /// Whether every step was done in full or not at all.
     whole: bool,
 }
 
 impl SqliteApply {
+    /// Runs work on the connection, unless the transaction is dropped before.
+    async fn on_connection<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let wanted = Arc::clone(&self.wanted);
+        let work = move |connection: &mut Connection| {
+            if wanted.load(Ordering::Relaxed) {
+                work(connection)
+            } else {
+                Err(Error::new(ErrorKind::Stopped, "the transaction was given up"))
+            }
+        };
+        self.writer.run(work).await
+    }
+
     /// Runs a part of the transaction. If that fails, or nobody waits for its end, the transaction
     /// is good for nothing any more, but for a failure that left it as it was.
     async fn run(
@@ -103,7 +126,7 @@ impl SqliteApply {
             ));
         }
         self.whole = false;
-        let done = self.writer.run(move |connection| {
+        let done = self.on_connection(move |connection| {
             let done = work(connection);
             // A full disk, for one, ends the transaction.
             Ok((done, connection.is_autocommit()))
@@ -144,7 +167,7 @@ impl Apply for SqliteApply {
             fault::point("sqlite-apply-before-commit")
         })
         .await?;
-        let committed = self.writer.run(move |connection| {
+        let committed = self.on_connection(move |connection| {
             connection
                 .execute_batch("COMMIT")
                 .map_err(|error| convert(error, "changes cannot be committed"))?;
@@ -159,10 +182,10 @@ impl Apply for SqliteApply {
 impl Drop for SqliteApply {
     fn drop(&mut self) {
         let Some(turn) = self.turn.take() else { return };
-        let writer = self.writer.clone();
+        let (writer, wanted) = (self.writer.clone(), Arc::clone(&self.wanted));
         // A step that nobody waits for any more may be under way, and a journal may be long.
         let work = move || {
-            writer.roll_back();
+            writer.roll_back(|| wanted.store(false, Ordering::Relaxed));
             drop(turn);
         };
         match tokio::runtime::Handle::try_current() {

@@ -367,7 +367,7 @@ fn count_error(
         let value = column.zip(array).and_then(|(column, array)| {
             Value::from_array(array.as_ref(), row, &column.logical_type).ok()
         });
-        format!("{}={}", part.name, value.map_or_else(|| "?".to_owned(), |v| format!("{v:?}")))
+        format!("{}={}", part.name, value.map_or_else(|| "?".to_owned(), |value| value.to_string()))
     });
     let values = values.collect::<Vec<_>>().join(", ");
     let shown = if values.chars().count() > 120 {

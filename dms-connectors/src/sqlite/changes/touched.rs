@@ -10,14 +10,15 @@ use crate::sqlite::error::convert;
 /// The distinct keys that the log holds of a table between two places (`?1` and `?2`).
 ///
 /// Keys that SQLite takes for equal though they are not the same (1 and 1.0, 0.0 and -0.0) stay
-/// apart; those that differ in case only are apart, as the log's columns have no collation.
+/// apart, zeros by not being joined at all, since nothing in SQL tells them apart. Those that differ
+/// in case only are apart, as the log's columns have no collation.
 fn keys(log: &str, watch: &Watch) -> String {
     let columns = (0..watch.key.len()).map(|place| format!("k{place}"));
     let columns = columns.collect::<Vec<_>>().join(", ");
     let apart = (0..watch.key.len()).map(|place| match watch.rowid_key {
         true => format!("k{place}"),
         false => format!(
-            "typeof(k{place}), k{place}, CASE WHEN k{place} = 0 THEN quote(k{place}) END"
+            "typeof(k{place}), k{place}, CASE WHEN k{place} = 0 THEN seq END"
         ),
     });
     let apart = apart.collect::<Vec<_>>().join(", ");
