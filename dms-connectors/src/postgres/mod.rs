@@ -40,9 +40,7 @@ mod unchanged;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{
-    ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target,
-};
+use dms_core::endpoint::{ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 

@@ -63,9 +63,9 @@ pub(super) fn execute(
             .raw_bind_parameter(index + 1, ToSqlOutput::Borrowed(value))
             .map_err(|error| located(convert(error, "a value cannot be written")))?;
     }
-    statement.raw_execute().map_err(|error| {
-        convert(error, "a row cannot be written").context("row of the batch", row)
-    })
+    statement
+        .raw_execute()
+        .map_err(|error| convert(error, "a row cannot be written").context("row of the batch", row))
 }
 
 /// The column of a target's table by its name, which SQLite takes in any case.

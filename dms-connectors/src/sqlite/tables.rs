@@ -54,10 +54,7 @@ pub(super) struct Existing {
     pub(super) generated: bool,
 }
 
-pub(super) fn existing_columns(
-    connection: &Connection,
-    table: &str,
-) -> Result<Vec<Existing>> {
+pub(super) fn existing_columns(connection: &Connection, table: &str) -> Result<Vec<Existing>> {
     let failed = |error| convert(error, "the existing table cannot be examined");
     let mut statement = connection
         .prepare_cached(

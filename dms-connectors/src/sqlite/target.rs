@@ -54,8 +54,7 @@ impl Writer {
     ) -> Result<T> {
         let writer = self.clone();
         blocking(move || {
-            let mut connection =
-                writer.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut connection = writer.connection.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = match &mut *connection {
                 Some(connection) => connection,
                 empty => empty.insert(connect(&writer.settings)?),
@@ -157,11 +156,12 @@ impl Target for SqliteTarget {
         let _turn = self.turn.lock().await;
         let (run, table) = (run.clone(), table.clone());
         let (partitions, position) = (partitions.to_vec(), position.cloned());
-        self.writer.run(move |connection| {
-            prepare(connection, &run, &table, mode, &partitions, position.as_ref())
-                .map_err(|error| error.context("table", &table.name))
-        })
-        .await
+        self.writer
+            .run(move |connection| {
+                prepare(connection, &run, &table, mode, &partitions, position.as_ref())
+                    .map_err(|error| error.context("table", &table.name))
+            })
+            .await
     }
 
     async fn load(
@@ -203,10 +203,12 @@ impl Target for SqliteTarget {
     async fn finish(&self, run: &Run, table: &TableSchema) -> Result<()> {
         let _turn = self.turn.lock().await;
         let (run, table) = (run.clone(), table.clone());
-        self.writer.run(move |connection| {
-            finish(connection, &run, &table).map_err(|error| error.context("table", &table.name))
-        })
-        .await
+        self.writer
+            .run(move |connection| {
+                finish(connection, &run, &table)
+                    .map_err(|error| error.context("table", &table.name))
+            })
+            .await
     }
 }
 

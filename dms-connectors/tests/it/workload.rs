@@ -37,7 +37,8 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mixed = (self.0 >> 33) ^ self.0 >> 13;
         mixed % sides
     }
@@ -50,11 +51,27 @@ impl Dice {
         let or = self.pick(&["", "OR REPLACE", "OR IGNORE", "OR REPLACE"]);
         let (n, m) = (self.roll(40), self.roll(40));
         let word = self.pick(&["a", "A", "b", "B", "ab", "aB", "Ab", "é", "É", "", "a ", "a\0b"]);
-        let word = if word == "a\0b" { "'a' || char(0) || 'b'".to_owned() } else { format!("'{word}'") };
+        let word =
+            if word == "a\0b" { "'a' || char(0) || 'b'".to_owned() } else { format!("'{word}'") };
         let key = self.pick(&[
-            "1", "1.0", "0", "0.0", "-0.0", "'1'", "x'31'", "x''", "''", "2", "2.5",
-            "9223372036854775807", "9223372036854775808.0", "-9223372036854775808", "9e999",
-            "'a'", "'A'", "CAST(x'ff00' AS TEXT)",
+            "1",
+            "1.0",
+            "0",
+            "0.0",
+            "-0.0",
+            "'1'",
+            "x'31'",
+            "x''",
+            "''",
+            "2",
+            "2.5",
+            "9223372036854775807",
+            "9223372036854775808.0",
+            "-9223372036854775808",
+            "9e999",
+            "'a'",
+            "'A'",
+            "CAST(x'ff00' AS TEXT)",
         ]);
         match self.roll(22) {
             0..=2 => format!("INSERT {or} INTO items (id, u, v) VALUES ({n}, 'u{m}', {m})"),
@@ -69,12 +86,16 @@ impl Dice {
             8 => format!("INSERT {or} INTO pairs VALUES ({}, {word}, {m})", n % 5),
             9 => format!("UPDATE {or} pairs SET b = {word} WHERE a = {}", n % 5),
             10 => format!("INSERT {or} INTO names VALUES ({word}, {m}, {word})"),
-            11 => format!("UPDATE {or} names SET name = upper(name), n = {m} WHERE n % 7 = {}", n % 7),
+            11 => {
+                format!("UPDATE {or} names SET name = upper(name), n = {m} WHERE n % 7 = {}", n % 7)
+            }
             12 => format!("INSERT {or} INTO anything VALUES ({key}, {m})"),
             13 => format!("UPDATE {or} anything SET k = {key} WHERE v % 5 = {}", n % 5),
             14 => format!("INSERT {or} INTO keyless VALUES ({}, NULL, {m})", n % 8),
             15 => format!("UPDATE {or} keyless SET z = {m}, y = {word} WHERE x = {}", n % 8),
-            16 => format!("INSERT {or} INTO defaults VALUES ({n}, {})", self.pick(&["NULL", "'q'"])),
+            16 => {
+                format!("INSERT {or} INTO defaults VALUES ({n}, {})", self.pick(&["NULL", "'q'"]))
+            }
             17 => format!("INSERT OR IGNORE INTO parents VALUES ({}, {m})", n % 9),
             18 => format!("INSERT OR IGNORE INTO children VALUES ({n}, {}, {m})", m % 9),
             19 => format!("UPDATE OR IGNORE parents SET id = id + 20 WHERE id = {}", n % 9),
@@ -113,7 +134,11 @@ fn write(path: &Path, seed: u64, recursive: bool, stop: &AtomicBool, done: &Atom
             let statement = dice.statement();
             if let Err(error) = connection.execute_batch(&statement) {
                 let code = error.sqlite_error_code();
-                assert_eq!(code, Some(rusqlite::ErrorCode::ConstraintViolation), "{statement}: {error}");
+                assert_eq!(
+                    code,
+                    Some(rusqlite::ErrorCode::ConstraintViolation),
+                    "{statement}: {error}"
+                );
             }
             if savepoint {
                 connection.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
@@ -143,7 +168,8 @@ fn check(model: &Model) {
 fn seed() -> u64 {
     let seed = std::env::var("DMS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {
-        u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() >> 8).unwrap()
+        u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() >> 8)
+            .unwrap()
     });
     println!("DMS_SEED={seed}");
     seed
@@ -160,11 +186,15 @@ async fn follows(mode: &str, event_bytes: usize) {
     drop(before);
     let (source, tables, begun) = captured(&database.path).await;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let writers: Vec<_> = [false, true].into_iter().enumerate().map(|(number, recursive)| {
-        let (path, stop, done) = (database.path.clone(), Arc::clone(&stop), Arc::clone(&done));
-        let seed = seed.wrapping_add(number as u64 * 77);
-        thread::spawn(move || write(&path, seed, recursive, &stop, &done))
-    }).collect();
+    let writers: Vec<_> = [false, true]
+        .into_iter()
+        .enumerate()
+        .map(|(number, recursive)| {
+            let (path, stop, done) = (database.path.clone(), Arc::clone(&stop), Arc::clone(&done));
+            let seed = seed.wrapping_add(number as u64 * 77);
+            thread::spawn(move || write(&path, seed, recursive, &stop, &done))
+        })
+        .collect();
     while done.load(Ordering::Relaxed) < 20 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

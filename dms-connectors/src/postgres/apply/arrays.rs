@@ -13,7 +13,7 @@ use dms_core::schema::Column;
 use dms_core::{Error, Result};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use crate::postgres::copy::Encoded;
+use crate::postgres::copy::Encoded as Fields;
 
 /// About how many bytes of rows travel in one statement.
 pub(super) const PART_BYTES: usize = 16 * 1024 * 1024;
@@ -50,7 +50,7 @@ impl ToSql for Encoded {
 
 /// The values of a column as an array of elements of the type `element`, by its number.
 pub(super) fn encode(column: &Column, array: &dyn Array, element: u32) -> Result<Encoded> {
-    let values = Encoded::new(column, array)?;
+    let values = Fields::new(column, array)?;
     let count = i32::try_from(array.len())
         .map_err(|_| Error::unexpected("an array of more than 2^31 elements"))?;
     let has_nulls = i32::from(array.null_count() > 0);

@@ -117,8 +117,7 @@ fn drop_column(connection: &Connection, table: &TableSchema, column: &str) -> Re
         let sql = format!("DROP INDEX IF EXISTS main.{}", quote(&index));
         connection.execute_batch(&sql).map_err(failed)?;
     }
-    let sql =
-        format!("ALTER TABLE main.{} DROP COLUMN {}", quote(&table.name.name), quote(column));
+    let sql = format!("ALTER TABLE main.{} DROP COLUMN {}", quote(&table.name.name), quote(column));
     connection.execute_batch(&sql).map_err(failed)
 }
 
@@ -224,7 +223,8 @@ fn rebuild(connection: &Connection, table: &TableSchema) -> Result<()> {
     let mut new = table.clone();
     REBUILT.clone_into(&mut new.name.name);
     connection.execute_batch(&tables::create(&new)?).map_err(failed)?;
-    let columns = table.columns.iter().filter(|c| !find(&existing, &c.name).is_some_and(|e| e.generated));
+    let columns =
+        table.columns.iter().filter(|c| !find(&existing, &c.name).is_some_and(|e| e.generated));
     let columns = quote_all(columns.map(|column| &column.name));
     let copy = format!(
         "INSERT INTO main.{REBUILT} ({columns}) SELECT {columns} FROM main.{}",

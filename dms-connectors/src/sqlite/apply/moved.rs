@@ -70,6 +70,8 @@ impl<'a> Moved<'a> {
             "INSERT INTO {} ({list}) SELECT {list} FROM temp.dms_moved; DROP TABLE temp.dms_moved",
             self.table
         );
-        self.connection.execute_batch(&sql).map_err(|error| convert(error, "rows cannot be written"))
+        self.connection
+            .execute_batch(&sql)
+            .map_err(|error| convert(error, "rows cannot be written"))
     }
 }

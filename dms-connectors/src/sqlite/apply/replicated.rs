@@ -56,9 +56,8 @@ pub(super) fn set_position(
              committed_at = ifnull(excluded.committed_at, committed_at)",
         )
         .and_then(|mut statement| {
-            let position = to_json(position).map_err(|error| {
-                rusqlite::Error::ToSqlConversionFailure(Box::new(error))
-            })?;
+            let position = to_json(position)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
             statement.execute(params![task, position, committed_at])
         })
         .map(|_| ())

@@ -278,8 +278,9 @@ fn is_exact(
     let affinity = find(existing, &column.name).map(|found| types::affinity(&found.declaration));
     let names = (table.name.name.as_str(), column.name.as_str());
     let described = connection.column_metadata(Some("main"), names.0, names.1);
-    let binary = described
-        .is_ok_and(|described| described.1.is_some_and(|c| c.to_bytes().eq_ignore_ascii_case(b"BINARY")));
+    let binary = described.is_ok_and(|described| {
+        described.1.is_some_and(|c| c.to_bytes().eq_ignore_ascii_case(b"BINARY"))
+    });
     match types::storage(column) {
         Storage::Integer => true,
         Storage::Text | Storage::Spelled => binary && affinity == Some(Affinity::Text),
@@ -315,9 +316,9 @@ fn delete(
             let alike = alike(&columns, &existing);
             // One of the rows that are alike.
             let one = match rowid_name(table) {
-                Some(rowid) => format!(
-                    "{rowid} IN (SELECT {rowid} FROM main.{name} WHERE {alike} LIMIT 1)"
-                ),
+                Some(rowid) => {
+                    format!("{rowid} IN (SELECT {rowid} FROM main.{name} WHERE {alike} LIMIT 1)")
+                }
                 // A table WITHOUT ROWID has a key, so that no two rows are alike.
                 None => alike,
             };
@@ -375,7 +376,8 @@ fn count_error(
     } else {
         values
     };
-    let times = if found == 0 { "is not there".to_owned() } else { format!("is there {found} times") };
+    let times =
+        if found == 0 { "is not there".to_owned() } else { format!("is there {found} times") };
     Error::new(
         ErrorKind::Constraint,
         format!(

@@ -9,13 +9,13 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::log::Log;
 use super::shape::{LOAD_AGAIN, follow};
+use super::touched;
 use super::triggers::{prefix, triggers};
 use super::watch::{Watch, schema_version};
 use crate::control::to_json;
 use crate::sql::quote;
 use crate::sqlite::error::convert;
 use crate::sqlite::settings::SqliteSettings;
-use super::touched;
 use crate::sqlite::{discover, snapshot};
 
 const DOING: &str = "the capture of changes cannot be set up";
@@ -153,7 +153,8 @@ pub(super) fn begin_capture(
         }
     }
     let position = if added {
-        let sql = format!("INSERT INTO main.{} (mark, number) VALUES (random(), 0)", quote(&log.table()));
+        let sql =
+            format!("INSERT INTO main.{} (mark, number) VALUES (random(), 0)", quote(&log.table()));
         transaction.execute_batch(&sql).map_err(failed)?;
         log.end(&transaction)?
     } else {
@@ -190,8 +191,7 @@ fn add(transaction: &Transaction<'_>, log: &Log, watch: &Watch) -> Result<()> {
     let failed = |error| convert(error, DOING);
     let name = log.table();
     let sql = "SELECT count(*) FROM pragma_table_info(?1, 'main') WHERE name GLOB 'k[0-9]*'";
-    let width: u32 =
-        transaction.query_row(sql, [&name], |row| row.get(0)).map_err(failed)?;
+    let width: u32 = transaction.query_row(sql, [&name], |row| row.get(0)).map_err(failed)?;
     let needed = u32::try_from(watch.key.len()).unwrap_or(u32::MAX);
     for place in width..needed {
         let sql = format!("ALTER TABLE main.{} ADD COLUMN k{place}", quote(&name));

@@ -222,7 +222,8 @@ impl Poll<'_> {
                 watch.refuse_nulls(self.connection)?;
                 continue;
             }
-            let is_there = (0..width).zip(&key).all(|(place, key)| same(*key, cursor.value(width + place)));
+            let is_there =
+                (0..width).zip(&key).all(|(place, key)| same(*key, cursor.value(width + place)));
             if is_there {
                 continue;
             }

@@ -16,7 +16,8 @@ use crate::sqlite::settings::Temporal;
 use crate::sqlite::types::{self, Affinity};
 
 /// What there is to do about a table that was rebuilt, or whose capture has a hole.
-pub(super) const LOAD_AGAIN: &str = "end the task's capture, begin it anew and load the table again";
+pub(super) const LOAD_AGAIN: &str =
+    "end the task's capture, begin it anew and load the table again";
 
 /// The watch with the columns that the table has now, each with its old identity if it was there.
 ///
@@ -162,7 +163,8 @@ fn constant(column: &Column, default: &str, spelling: Temporal) -> Result<Option
         Affinity::Numeric => "NUMERIC",
     };
     let memory = Connection::open_in_memory().map_err(failed)?;
-    let sql = format!("CREATE TABLE t (a, c {affinity} DEFAULT {default}); INSERT INTO t (a) VALUES (1)");
+    let sql =
+        format!("CREATE TABLE t (a, c {affinity} DEFAULT {default}); INSERT INTO t (a) VALUES (1)");
     if memory.execute_batch(&sql).is_err() {
         return Ok(None);
     }

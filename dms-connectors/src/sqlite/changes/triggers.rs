@@ -17,8 +17,7 @@ pub(super) fn triggers(log: &str, watch: &Watch) -> Result<Vec<(String, String)>
     let mut triggers = Vec::new();
     let mut add = |kind: &str, event: &str, body: String| {
         let name = format!("{}{kind}", prefix(log, watch.number));
-        let sql =
-            format!("CREATE TRIGGER {} {event} ON {table} BEGIN {body} END", quote(&name));
+        let sql = format!("CREATE TRIGGER {} {event} ON {table} BEGIN {body} END", quote(&name));
         triggers.push((name, sql));
     };
     add("insert", "AFTER INSERT", format!("{};", writer.row("NEW", "")));
@@ -67,9 +66,10 @@ impl<'a> Writer<'a> {
             quote(log),
             watch.number
         );
-        let key = watch.key.iter().map(|part| {
-            Ok((quote(watch.name(part.column)?), part.collation.as_str()))
-        });
+        let key = watch
+            .key
+            .iter()
+            .map(|part| Ok((quote(watch.name(part.column)?), part.collation.as_str())));
         Ok(Self { watch, start, key: key.collect::<Result<_>>()? })
     }
 

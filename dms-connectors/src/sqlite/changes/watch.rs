@@ -183,11 +183,8 @@ impl Seen {
         }
         if let [only] = table.primary_key.as_slice() {
             let id = self.columns.iter().find(|column| column.name == *only).map(|c| c.id);
-            let part = id.map(|column| Part {
-                column,
-                collation: "BINARY".to_owned(),
-                default: None,
-            });
+            let part =
+                id.map(|column| Part { column, collation: "BINARY".to_owned(), default: None });
             return Ok((part.into_iter().collect(), true));
         }
         let required = |(id, _): &(Option<u32>, String)| {
@@ -258,11 +255,7 @@ fn as_expression(default: &str) -> String {
     }
 }
 
-fn indexes(
-    connection: &Connection,
-    table: &str,
-    columns: &[WatchedColumn],
-) -> Result<Vec<Index>> {
+fn indexes(connection: &Connection, table: &str, columns: &[WatchedColumn]) -> Result<Vec<Index>> {
     let failed = |error| convert(error, "the table's indexes cannot be read");
     let mut statement = connection
         .prepare_cached(
