@@ -342,3 +342,37 @@ async fn tables_that_grow_and_tables_without_an_index() {
         assert_eq!(text_of(&url, table).await.len(), 60_001);
     }
 }
+
+/// A table that was there before, with wider types and a column of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_existing_table_keeps_what_is_its_own() {
+    let url = server::shared().database().await;
+    let client = server::connect(&url).await;
+    client
+        .batch_execute(
+            "CREATE TABLE public.own (note text DEFAULT 'new', n numeric(12,4), id bigint PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let columns = vec![
+        Column::new("id", LogicalType::Int64).required(),
+        Column::new("n", LogicalType::Decimal { precision: 10, scale: 2 }),
+    ];
+    let table = TableSchema::new(TableName::new("public", "own"), columns);
+    let table = Arc::new(table.with_primary_key(["id"]));
+    let rows = |n: i128| {
+        let numbers = arrow::array::Decimal128Array::from(vec![n, n]);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(vec![1, 2])),
+            Arc::new(numbers.with_precision_and_scale(10, 2).unwrap()),
+        ];
+        RecordBatch::try_new(table.arrow_schema(), columns).unwrap()
+    };
+    let desk = Desk::open(&url).await;
+    desk.apply(&[insert(&table, &rows(150).slice(0, 1))]).await.unwrap();
+    client.batch_execute("UPDATE public.own SET note = 'kept'").await.unwrap();
+    desk.apply(&[upsert(&table, &rows(175))]).await.unwrap();
+    assert_eq!(text_of(&url, "public.own").await, ["(kept,1.7500,1)", "(new,1.7500,2)"]);
+    desk.apply(&[delete_whole(&table, &rows(175).slice(0, 1), true)]).await.unwrap();
+    assert_eq!(text_of(&url, "public.own").await, ["(new,1.7500,2)"]);
+}

@@ -130,14 +130,15 @@ impl Rows<'_> {
     }
 
     /// A row that is there goes and comes again, which no unique index minds, even if rows exchange
-    /// values. Where foreign keys act that would take rows of other tables along: then it is updated.
+    /// values. It is updated instead where that would take more along: rows of other tables, by
+    /// foreign keys that act, or values of columns that the target alone has.
     pub(super) async fn upsert(&mut self, identity: &Identity, rows: &RecordBatch) -> Result<()> {
         let Identity::Key(key) = identity else { return Err(no_key()) };
         let places: Vec<usize> = (0..self.table.columns.len()).collect();
         let target = self.target().await?;
         let pairs = pairs_of(self.table, &places, &target)?;
         let keys = pairs_of(self.table, key, &target)?;
-        if self.session.is_replica {
+        if self.session.is_replica && target.columns.len() == pairs.len() {
             let of_key = rows.project(key)?;
             self.delete(identity, &of_key, false).await?;
             return self.insert(rows).await;
