@@ -40,6 +40,20 @@ pub(super) fn execute(
     row: usize,
     scratch: &mut String,
 ) -> Result<usize> {
+    bind(statement, parameters, batch, row, scratch)?;
+    statement.raw_execute().map_err(|error| {
+        convert(error, "a row cannot be written").context("row of the batch", row)
+    })
+}
+
+/// Gives a statement the values of one row.
+pub(super) fn bind(
+    statement: &mut Statement<'_>,
+    parameters: &[Parameter],
+    batch: &RecordBatch,
+    row: usize,
+    scratch: &mut String,
+) -> Result<()> {
     for (index, parameter) in parameters.iter().enumerate() {
         let located = |error: Error| {
             error.context("column", &parameter.name).context("row of the batch", row)
@@ -63,9 +77,7 @@ pub(super) fn execute(
             .raw_bind_parameter(index + 1, ToSqlOutput::Borrowed(value))
             .map_err(|error| located(convert(error, "a value cannot be written")))?;
     }
-    statement
-        .raw_execute()
-        .map_err(|error| convert(error, "a row cannot be written").context("row of the batch", row))
+    Ok(())
 }
 
 /// The column of a target's table by its name, which SQLite takes in any case.

@@ -4,6 +4,7 @@ mod alter;
 mod moved;
 mod replicated;
 mod rows;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

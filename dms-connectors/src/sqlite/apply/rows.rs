@@ -10,16 +10,15 @@ use rusqlite::{CachedStatement, Connection};
 
 use super::alter;
 use super::moved::Moved;
+use super::whole;
 use crate::sql::quote;
 use crate::sqlite::bind::{self, Parameter, find};
-use crate::sqlite::discover::rowid_name;
-use crate::sqlite::encode::Encoder;
 use crate::sqlite::error::convert;
 use crate::sqlite::insert::Insert;
 use crate::sqlite::tables::{Existing, existing_columns};
 use crate::sqlite::types::{self, Affinity, Storage};
 
-const DOING: &str = "changes cannot be applied";
+pub(super) const DOING: &str = "changes cannot be applied";
 
 /// Does one step.
 pub(super) fn step(connection: &Connection, step: &Step) -> Result<()> {
@@ -249,7 +248,7 @@ fn key_of(identity: &Identity) -> Result<&[usize]> {
 }
 
 /// Columns of the table as parameters, from batches that have them one after the other from `start`.
-fn parameters(
+pub(super) fn parameters(
     table: &TableSchema,
     existing: &[Existing],
     places: &[usize],
@@ -303,58 +302,26 @@ fn delete(
     rows: &RecordBatch,
     strict: bool,
 ) -> Result<()> {
-    let name = quote(&table.name.name);
     let existing = existing_columns(connection, &table.name.name)?;
-    let (sql, parameters) = match identity {
-        Identity::Key(key) => {
-            let key = parameters(table, &existing, key, 0)?;
-            (format!("DELETE FROM main.{name} WHERE {}", condition(&key, 0)), key)
-        }
-        Identity::WholeRow => {
-            let places: Vec<usize> = (0..table.columns.len()).collect();
-            let columns = parameters(table, &existing, &places, 0)?;
-            let alike = alike(&columns, &existing);
-            // One of the rows that are alike.
-            let one = match rowid_name(table) {
-                Some(rowid) => {
-                    format!("{rowid} IN (SELECT {rowid} FROM main.{name} WHERE {alike} LIMIT 1)")
-                }
-                // A table WITHOUT ROWID has a key, so that no two rows are alike.
-                None => alike,
-            };
-            (format!("DELETE FROM main.{name} WHERE {one}"), columns)
-        }
+    let Identity::Key(key) = identity else {
+        return whole::delete(connection, table, &existing, rows, strict);
     };
+    let key = parameters(table, &existing, key, 0)?;
+    let sql =
+        format!("DELETE FROM main.{} WHERE {}", quote(&table.name.name), condition(&key, 0));
     let mut statement = connection.prepare_cached(&sql).map_err(|error| convert(error, DOING))?;
     let mut scratch = String::new();
     for row in 0..rows.num_rows() {
-        let gone = bind::execute(&mut statement, &parameters, rows, row, &mut scratch)?;
+        let gone = bind::execute(&mut statement, &key, rows, row, &mut scratch)?;
         if strict && gone != 1 {
-            return Err(count_error("deleted", gone, table, &parameters, rows, row));
+            return Err(count_error("deleted", gone, table, &key, rows, row));
         }
     }
     Ok(())
 }
 
-/// Rows that have the same values in all columns, and not only equal ones where a column keeps
-/// 1 and 1.0, or 0.0 and -0.0, apart.
-fn alike(columns: &[Parameter], existing: &[Existing]) -> String {
-    let same = columns.iter().enumerate().map(|(at, column)| {
-        let (name, number) = (quote(&column.name), at + 1);
-        let found = find(existing, &column.name);
-        let keeps = found.is_none_or(|f| types::affinity(&f.declaration) == Affinity::Blob);
-        let loose = matches!(column.encoder, Encoder::Any | Encoder::Float { .. });
-        if keeps && loose {
-            format!("{name} IS ?{number} AND quote({name}) IS quote(?{number})")
-        } else {
-            format!("{name} COLLATE BINARY IS ?{number}")
-        }
-    });
-    same.collect::<Vec<_>>().join(" AND ")
-}
-
 /// The error of a row that is not there once.
-fn count_error(
+pub(super) fn count_error(
     what: &str,
     found: usize,
     table: &TableSchema,

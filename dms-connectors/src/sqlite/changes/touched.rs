@@ -17,7 +17,10 @@ fn keys(log: &str, watch: &Watch) -> String {
     let columns = columns.collect::<Vec<_>>().join(", ");
     let apart = (0..watch.key.len()).map(|place| match watch.rowid_key {
         true => format!("k{place}"),
-        false => format!("typeof(k{place}), k{place}, CASE WHEN k{place} = 0 THEN seq END"),
+        false => format!(
+            "typeof(k{place}), k{place}, \
+             CASE WHEN typeof(k{place}) = 'real' AND k{place} = 0 THEN seq END"
+        ),
     });
     let apart = apart.collect::<Vec<_>>().join(", ");
     format!(
