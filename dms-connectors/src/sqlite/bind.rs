@@ -41,9 +41,9 @@ pub(super) fn execute(
     scratch: &mut String,
 ) -> Result<usize> {
     bind(statement, parameters, batch, row, scratch)?;
-    statement.raw_execute().map_err(|error| {
-        convert(error, "a row cannot be written").context("row of the batch", row)
-    })
+    statement
+        .raw_execute()
+        .map_err(|error| convert(error, "a row cannot be written").context("row of the batch", row))
 }
 
 /// Gives a statement the values of one row.

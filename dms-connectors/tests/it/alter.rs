@@ -131,11 +131,11 @@ async fn a_type_changes_where_values_stay_as_they_are() {
     assert_eq!(kept, "by_name people people_seat sees");
     let shown: i64 = other.query_row("SELECT count(*) FROM shown", [], |row| row.get(0)).unwrap();
     assert_eq!(shown, 2);
-    let rows = batch(&third, &[0, 1, 2], &[&[
-        Value::Int(3),
-        Value::Text("long enough".to_owned()),
-        Value::Int(i64::MAX),
-    ]]);
+    let rows = batch(
+        &third,
+        &[0, 1, 2],
+        &[&[Value::Int(3), Value::Text("long enough".to_owned()), Value::Int(i64::MAX)]],
+    );
     file.apply(Step::Insert { table: Arc::new(third.clone()), rows }).await.unwrap();
     assert_eq!(dump(&file.path, "people").len(), 3);
     assert_eq!(dump(&file.path, "seen"), ["Integer(3)"]);

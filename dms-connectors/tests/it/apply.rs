@@ -190,11 +190,14 @@ async fn unique_values_may_swap_and_shift_within_a_step() {
     };
     let expected = |seats: [i64; 3]| -> Vec<String> {
         let notes = [(1, "a", "a!"), (2, "b", "b!"), (3, "c", "c!")];
-        notes.iter().zip(seats).map(|((id, name, note), seat)| noted(*id, name, seat, note)).collect()
+        notes
+            .iter()
+            .zip(seats)
+            .map(|((id, name, note), seat)| noted(*id, name, seat, note))
+            .collect()
     };
     assert_eq!(file.dump("people"), expected([20, 30, 10]));
-    let swap =
-        upsert(&table, &[&person(4, "d", 20), &person(1, "a", 30), &person(2, "b", 21)]);
+    let swap = upsert(&table, &[&person(4, "d", 20), &person(1, "a", 30), &person(2, "b", 21)]);
     file.apply(&[swap]).await.unwrap();
     let mut expected = expected([30, 21, 10]);
     expected.push(noted(4, "d", 20, "n"));
@@ -203,7 +206,8 @@ async fn unique_values_may_swap_and_shift_within_a_step() {
     // What really collides is refused, and so is a row that is not there.
     let taken = file.apply(&[upsert(&table, &[&person(5, "e", 10)])]).await.unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::Constraint, "{taken}");
-    let missing = update(&table, &[2], &[&[int(1), int(21)], &[int(2), int(30)], &[int(9), int(5)]]);
+    let missing =
+        update(&table, &[2], &[&[int(1), int(21)], &[int(2), int(30)], &[int(9), int(5)]]);
     let missing = file.apply(&[missing]).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Constraint, "{missing}");
     assert_eq!(missing.context_value("row"), Some("id=9"), "{missing}");
@@ -294,8 +298,7 @@ async fn of_rows_that_are_alike_as_many_go_as_are_listed() {
     };
     let (one, real, null) = (row("1", 0.0), row("1.0", 0.0), row("", -0.0));
     let (zero, letter, blob) = (row("", 0.0), row("'1'", 0.0), row("X'31'", 0.0));
-    let rows: Vec<&[Value]> =
-        vec![&one, &one, &one, &real, &null, &null, &zero, &letter, &blob];
+    let rows: Vec<&[Value]> = vec![&one, &one, &one, &real, &null, &null, &zero, &letter, &blob];
     file.apply(&[insert(&table, &rows)]).await.unwrap();
     let gone: Vec<&[Value]> = vec![&real, &one, &one, &zero, &letter];
     file.apply(&[delete_whole(&table, batch(&table, &[0, 1], &gone))]).await.unwrap();
@@ -427,7 +430,10 @@ async fn what_is_noted_is_remembered_until_the_table_is_loaded_again() {
     let parts = [Partition::whole()];
     let mode = TablePrepMode::DropAndCreate;
     file.target.prepare(&file.run, &table, mode, &parts, None).await.unwrap();
-    file.target.load(&file.run, &table, &parts[0], None, stream(&table, vec![], None)).await.unwrap();
+    file.target
+        .load(&file.run, &table, &parts[0], None, stream(&table, vec![], None))
+        .await
+        .unwrap();
     file.target.finish(&file.run, &table).await.unwrap();
     let held = file.target.replication(&file.run).await.unwrap();
     assert_eq!(held.tables.keys().collect::<Vec<_>>(), [&other]);

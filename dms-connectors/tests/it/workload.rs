@@ -22,6 +22,8 @@ CREATE TABLE keyless (x INTEGER NOT NULL, y TEXT NOT NULL DEFAULT 'd', z INTEGER
     UNIQUE (y, x));
 CREATE UNIQUE INDEX keyless_z ON keyless (z);
 CREATE TABLE defaults (id INTEGER PRIMARY KEY, u TEXT NOT NULL DEFAULT word UNIQUE);
+CREATE TABLE some (id INTEGER PRIMARY KEY, u TEXT, v INTEGER, live INTEGER);
+CREATE UNIQUE INDEX some_live ON some (u) WHERE live AND v IS NOT 3;
 CREATE TABLE parents (id INTEGER PRIMARY KEY, v INTEGER);
 CREATE TABLE children (id INTEGER PRIMARY KEY,
     parent INTEGER REFERENCES parents ON DELETE CASCADE ON UPDATE CASCADE, v INTEGER);
@@ -29,8 +31,8 @@ CREATE TABLE tick (id INTEGER PRIMARY KEY, counts TEXT, moved INTEGER);
 INSERT INTO tick VALUES (1, '', 0);
 ";
 
-const COUNTED: [&str; 8] =
-    ["items", "pairs", "names", "anything", "keyless", "defaults", "parents", "children"];
+const COUNTED: [&str; 9] =
+    ["items", "pairs", "names", "anything", "keyless", "defaults", "some", "parents", "children"];
 
 /// Numbers that look random and come again with the seed.
 struct Dice(u64);
@@ -73,7 +75,7 @@ impl Dice {
             "'A'",
             "CAST(x'ff00' AS TEXT)",
         ]);
-        match self.roll(22) {
+        match self.roll(24) {
             0..=2 => format!("INSERT {or} INTO items (id, u, v) VALUES ({n}, 'u{m}', {m})"),
             3 => format!("INSERT {or} INTO items (u, v) VALUES ('u{m}', 0)"),
             4 => format!("UPDATE {or} items SET u = 'u' || (v + {m}) WHERE id > {n}"),
@@ -99,7 +101,9 @@ impl Dice {
             17 => format!("INSERT OR IGNORE INTO parents VALUES ({}, {m})", n % 9),
             18 => format!("INSERT OR IGNORE INTO children VALUES ({n}, {}, {m})", m % 9),
             19 => format!("UPDATE OR IGNORE parents SET id = id + 20 WHERE id = {}", n % 9),
-            20 => format!("DELETE FROM parents WHERE id % 9 = {}", n % 9),
+            20 => format!("INSERT {or} INTO some VALUES ({n}, {word}, {}, {})", m % 5, m % 2),
+            21 => format!("UPDATE {or} some SET live = 1 - live WHERE id % 3 = {}", n % 3),
+            22 => format!("DELETE FROM parents WHERE id % 9 = {}", n % 9),
             _ => match m {
                 0..4 => format!("DELETE FROM {}", self.pick(&["items", "names", "keyless"])),
                 4..8 => format!("DELETE FROM anything WHERE k = {key}"),

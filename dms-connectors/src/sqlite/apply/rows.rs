@@ -307,8 +307,7 @@ fn delete(
         return whole::delete(connection, table, &existing, rows, strict);
     };
     let key = parameters(table, &existing, key, 0)?;
-    let sql =
-        format!("DELETE FROM main.{} WHERE {}", quote(&table.name.name), condition(&key, 0));
+    let sql = format!("DELETE FROM main.{} WHERE {}", quote(&table.name.name), condition(&key, 0));
     let mut statement = connection.prepare_cached(&sql).map_err(|error| convert(error, DOING))?;
     let mut scratch = String::new();
     for row in 0..rows.num_rows() {

@@ -197,10 +197,33 @@ fn add(transaction: &Transaction<'_>, log: &Log, watch: &Watch) -> Result<()> {
         let sql = format!("ALTER TABLE main.{} ADD COLUMN k{place}", quote(&name));
         transaction.execute_batch(&sql).map_err(failed)?;
     }
+    let before = compiles(transaction, watch);
     for (_, sql) in triggers(&name, watch)? {
         transaction.execute_batch(&sql).map_err(failed)?;
     }
+    // Where the table's own triggers need functions of another program, nothing can be said.
+    if before.is_ok() {
+        compiles(transaction, watch)?;
+    }
     record(transaction, log, watch)
+}
+
+/// Sees that every statement on the table can be run with its triggers: a trigger of ours that could
+/// not would keep the source from writing.
+fn compiles(connection: &Connection, watch: &Watch) -> Result<()> {
+    let table = quote(&watch.table);
+    let columns = watch.columns.iter().filter(|column| !column.generated);
+    let set: Vec<String> =
+        columns.map(|column| format!("{0} = {0}", quote(&column.name))).collect();
+    for sql in [
+        format!("INSERT INTO main.{table} DEFAULT VALUES"),
+        format!("UPDATE main.{table} SET {}", set.join(", ")),
+        format!("DELETE FROM main.{table}"),
+    ] {
+        let prepared = connection.prepare(&sql).map(drop);
+        prepared.map_err(|error| convert(error, "triggers on the table cannot be run"))?;
+    }
+    Ok(())
 }
 
 fn record(transaction: &Transaction<'_>, log: &Log, watch: &Watch) -> Result<()> {

@@ -8,7 +8,7 @@ use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 use rusqlite::Connection;
 
-use super::watch::{Seen, Watch, schema_version};
+use super::watch::{Seen, Unique, Watch, schema_version};
 use crate::sqlite::cursor::Cursor;
 use crate::sqlite::decode::decoder;
 use crate::sqlite::error::convert;
@@ -40,7 +40,10 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
     let rebuilt = || {
         Error::new(
             ErrorKind::PositionLost,
-            format!("the table was built anew while it was watched; {LOAD_AGAIN}"),
+            format!(
+                "the table was built anew, or got a generated column, while it was watched; \
+                 {LOAD_AGAIN}"
+            ),
         )
         .context("table", &table)
     };
@@ -73,9 +76,10 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
     let names: BTreeMap<String, u32> = ids(watch).into_iter().chain(renamed).collect();
     let seen = Seen::of(connection, &watch.table, &names).context("table", &table)?;
     check_order(watch, &seen).ok_or_else(rebuilt)?;
-    let unique = seen.unique().context("table", &table)?;
-    if let Some(index) = unique.iter().find(|index| !watch.unique.contains(index)) {
-        let column = index.first().map_or(0, |part| part.column);
+    let there = seen.unique().context("table", &table)?;
+    let unique = same_indexes(&watch.unique, &there);
+    if let Some(index) = there.iter().find(|index| !unique.contains(index)) {
+        let column = index.parts.first().map_or(0, |part| part.column);
         let column = seen.columns.iter().find(|c| c.id == column).map_or("?", |c| &c.name);
         return Err(Error::new(
             ErrorKind::PositionLost,
@@ -87,7 +91,18 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
         .context("table", &table)
         .context("column", column));
     }
-    Ok(Watch { columns: seen.columns, schema_version: version, ..watch.clone() })
+    Ok(Watch { columns: seen.columns, unique, schema_version: version, ..watch.clone() })
+}
+
+/// The indexes that are watched, with the conditions that they have now: a rename of a column changes
+/// their text.
+fn same_indexes(watched: &[Unique], there: &[Unique]) -> Vec<Unique> {
+    let now = watched.iter().map(|index| {
+        let same = there.iter().find(|now| *now == index);
+        let alike = |now: &&Unique| now.parts == index.parts && !watched.contains(now);
+        same.or_else(|| there.iter().find(alike)).unwrap_or(index).clone()
+    });
+    now.collect()
 }
 
 fn ids(watch: &Watch) -> BTreeMap<String, u32> {

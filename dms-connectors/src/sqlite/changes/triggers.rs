@@ -7,7 +7,7 @@
 
 use dms_core::Result;
 
-use super::watch::{Part, Watch};
+use super::watch::{Unique, Watch};
 use crate::sql::quote;
 
 /// The triggers of a table, by name, as `sqlite_schema` holds them.
@@ -32,17 +32,25 @@ pub(super) fn triggers(log: &str, watch: &Watch) -> Result<Vec<(String, String)>
         };
         add("replace_insert", "BEFORE INSERT", collisions("")?);
         let other = format!(" AND ({})", writer.is_other());
-        let mut touched: Vec<u32> = Vec::new();
-        for part in watch.unique.iter().flatten() {
-            if !touched.contains(&part.column) {
-                touched.push(part.column);
-            }
-        }
-        let names = touched.into_iter().map(|id| watch.name(id).map(quote));
-        let names = names.collect::<Result<Vec<_>>>()?.join(", ");
-        add("replace_update", &format!("BEFORE UPDATE OF {names}"), collisions(&other)?);
+        add("replace_update", &update_event(watch)?, collisions(&other)?);
     }
     Ok(triggers)
+}
+
+/// Updates that can make a row collide: those of columns of unique indexes, or any if an index holds
+/// some rows only.
+fn update_event(watch: &Watch) -> Result<String> {
+    if watch.unique.iter().any(|index| index.condition.is_some()) {
+        return Ok("BEFORE UPDATE".to_owned());
+    }
+    let mut columns: Vec<u32> = Vec::new();
+    for part in watch.unique.iter().flat_map(|index| &index.parts) {
+        if !columns.contains(&part.column) {
+            columns.push(part.column);
+        }
+    }
+    let names = columns.into_iter().map(|id| watch.name(id).map(quote));
+    Ok(format!("BEFORE UPDATE OF {}", names.collect::<Result<Vec<_>>>()?.join(", ")))
 }
 
 /// What the names of a table's triggers begin with.
@@ -102,8 +110,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Logs the rows that have the new row's values in a unique index.
-    fn collision(&self, index: &[Part], other: &str) -> Result<String> {
-        let equal = index.iter().map(|part| {
+    fn collision(&self, index: &Unique, other: &str) -> Result<String> {
+        let equal = index.parts.iter().map(|part| {
             let name = quote(self.watch.name(part.column)?);
             let value = match &part.default {
                 Some(default) => format!("ifnull(NEW.{name}, {default})"),
@@ -111,7 +119,10 @@ impl<'a> Writer<'a> {
             };
             Ok(format!("{name} COLLATE {} = {value}", quote(&part.collation)))
         });
-        let equal = equal.collect::<Result<Vec<_>>>()?.join(" AND ");
+        // Names in the condition are those of the table, as that is the nearest. A comment at its end
+        // ends with the line.
+        let condition = index.condition.iter().map(|condition| Ok(format!("({condition}\n)")));
+        let equal = condition.chain(equal).collect::<Result<Vec<_>>>()?.join(" AND ");
         let key: String = self.key.iter().map(|(name, _)| format!(", {name}")).collect();
         let table = quote(&self.watch.table);
         Ok(format!("{}{key} FROM {table} WHERE {equal}{other};", self.start))

@@ -24,7 +24,7 @@ pub(super) struct Watch {
     /// Whether the key is the rowid itself, an integer that is never NULL.
     pub(super) rowid_key: bool,
     /// Every unique index whose collision could remove a row, that of the key included.
-    pub(super) unique: Vec<Vec<Part>>,
+    pub(super) unique: Vec<Unique>,
     /// `PRAGMA schema_version` at that time; each change of the schema raises it by one.
     pub(super) schema_version: i64,
 }
@@ -36,6 +36,14 @@ pub(super) struct WatchedColumn {
     pub(super) name: String,
     pub(super) declaration: String,
     pub(super) generated: bool,
+}
+
+/// A unique index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unique {
+    pub(super) parts: Vec<Part>,
+    /// Which rows it holds, as SQL, if not all of them.
+    pub(super) condition: Option<String>,
 }
 
 /// A column of a unique index.
@@ -131,7 +139,8 @@ struct Index {
     name: String,
     /// `pk`: that of the primary key.
     origin: String,
-    partial: bool,
+    /// Of a partial index.
+    condition: Option<String>,
     /// The columns' identities with their collations; `None` for an expression.
     parts: Vec<(Option<u32>, String)>,
 }
@@ -192,7 +201,8 @@ impl Seen {
             column.is_some_and(|c| !c.generated)
                 && id.and_then(|id| self.rules.get(&id)).is_some_and(|rule| rule.0)
         };
-        let index = self.indexes.iter().find(|i| !i.partial && i.parts.iter().all(required));
+        let index =
+            self.indexes.iter().find(|i| i.condition.is_none() && i.parts.iter().all(required));
         match index {
             Some(index) => Ok((self.parts(index)?, false)),
             None => Err(unsupported(
@@ -205,8 +215,11 @@ impl Seen {
     }
 
     /// Every unique index, as REPLACE may remove a row for the sake of any of them.
-    pub(super) fn unique(&self) -> Result<Vec<Vec<Part>>> {
-        self.indexes.iter().map(|index| self.parts(index)).collect()
+    pub(super) fn unique(&self) -> Result<Vec<Unique>> {
+        let indexes = self.indexes.iter().map(|index| {
+            Ok(Unique { parts: self.parts(index)?, condition: index.condition.clone() })
+        });
+        indexes.collect()
     }
 
     fn parts(&self, index: &Index) -> Result<Vec<Part>> {
@@ -217,8 +230,8 @@ impl Seen {
             );
             Error::new(ErrorKind::Unsupported, message).context("index", &index.name)
         };
-        if index.partial {
-            return Err(refuse("with a WHERE clause"));
+        if index.condition.as_deref() == Some("") {
+            return Err(refuse("whose WHERE clause is not understood"));
         }
         let parts = index.parts.iter().map(|(id, collation)| {
             let column = self.columns.iter().find(|column| Some(column.id) == *id);
@@ -259,13 +272,20 @@ fn indexes(connection: &Connection, table: &str, columns: &[WatchedColumn]) -> R
     let failed = |error| convert(error, "the table's indexes cannot be read");
     let mut statement = connection
         .prepare_cached(
-            "SELECT name, origin, partial FROM pragma_index_list(?1, 'main') \
+            "SELECT name, origin, partial, \
+             (SELECT sql FROM main.sqlite_schema AS s WHERE s.type = 'index' AND s.name = l.name) \
+             FROM pragma_index_list(?1, 'main') AS l \
              WHERE \"unique\" ORDER BY origin <> 'pk', name",
         )
         .map_err(failed)?;
     let listed = statement
-        .query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .and_then(Iterator::collect::<rusqlite::Result<Vec<(String, String, bool)>>>)
+        .query_map([table], |row| {
+            let partial: bool = row.get(2)?;
+            let sql = row.get::<_, Option<String>>(3)?.unwrap_or_default();
+            let condition = partial.then(|| condition(&sql).to_owned());
+            Ok((row.get(0)?, row.get(1)?, condition))
+        })
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<(String, String, Option<String>)>>>)
         .map_err(failed)?;
     let mut parts = connection
         .prepare_cached(
@@ -273,14 +293,89 @@ fn indexes(connection: &Connection, table: &str, columns: &[WatchedColumn]) -> R
         )
         .map_err(failed)?;
     let mut indexes = Vec::new();
-    for (name, origin, partial) in listed {
+    for (name, origin, condition) in listed {
         let found = parts
             .query_map([&name], |row| Ok((row.get(0)?, row.get(1)?)))
             .and_then(Iterator::collect::<rusqlite::Result<Vec<(Option<String>, String)>>>)
             .map_err(failed)?;
         let id = |name: String| columns.iter().find(|column| column.name == name).map(|c| c.id);
         let parts = found.into_iter().map(|(name, coll)| (name.and_then(id), coll)).collect();
-        indexes.push(Index { name, origin, partial, parts });
+        indexes.push(Index { name, origin, condition, parts });
     }
     Ok(indexes)
+}
+
+/// The WHERE clause of a CREATE INDEX statement, without the word; empty if there is none.
+fn condition(sql: &str) -> &str {
+    let (mut depth, mut rest) = (0usize, sql);
+    while let Some(first) = rest.chars().next() {
+        let quoted = |end: &str, at: usize| {
+            let text = rest.get(at..).unwrap_or_default();
+            text.find(end).map_or(rest.len(), |length| at + length + end.len())
+        };
+        let length = match first {
+            // A doubled quote ends one name and begins another, which comes to the same.
+            '\'' | '"' | '`' => quoted(&first.to_string(), 1),
+            '[' => quoted("]", 1),
+            '-' if rest.starts_with("--") => quoted("\n", 2),
+            '/' if rest.starts_with("/*") => quoted("*/", 2),
+            c if c.is_alphanumeric() || c == '_' => {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'));
+                let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
+                if depth == 0 && word.eq_ignore_ascii_case("where") {
+                    return after.trim();
+                }
+                word.len()
+            }
+            other => {
+                depth = match other {
+                    '(' => depth + 1,
+                    ')' => depth.saturating_sub(1),
+                    _ => depth,
+                };
+                other.len_utf8()
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_of_an_index_is_found_behind_its_columns() {
+        for (sql, expected) in [
+            ("CREATE UNIQUE INDEX i ON t (a)", ""),
+            ("CREATE UNIQUE INDEX i ON t (a) WHERE b IS NULL", "b IS NULL"),
+            ("CREATE UNIQUE INDEX \"a where b\" ON [x where] (a)\nwhere(b > 1)", "(b > 1)"),
+            (
+                "CREATE INDEX i ON t (a /* ) where */) -- where\n WHERE c = ' where '",
+                "c = ' where '",
+            ),
+            ("CREATE INDEX 'it''s where' ON `w``here` (((a))) WHERE\tx", "x"),
+            ("CREATE INDEX i ON nowhere (where_a)", ""),
+            ("CREATE INDEX i ON t (a) -- where", ""),
+        ] {
+            assert_eq!(condition(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_default_is_an_expression_that_means_the_same() {
+        for (default, expected) in [
+            ("word", "'word'"),
+            ("\"a'\"\"b\"", "'a''\"b'"),
+            ("'x'", "('x')"),
+            ("-1.5", "(-1.5)"),
+            ("CURRENT_TIMESTAMP", "(CURRENT_TIMESTAMP)"),
+            ("1 + 2", "(1 + 2)"),
+            ("true", "(true)"),
+            ("x'00'", "(x'00')"),
+        ] {
+            assert_eq!(as_expression(default), expected);
+        }
+    }
 }
