@@ -3,7 +3,7 @@
 //! | feature | URL schemes | source | target |
 //! |---|---|---|---|
 //! | `postgres` | `postgres:`, `postgresql:` | full load | full load |
-//! | `sqlite` | `sqlite:` | full load | full load |
+//! | `sqlite` | `sqlite:` | full load, changes | full load, changes |
 
 use dms_core::endpoint::Connector;
 

@@ -1,13 +1,32 @@
 //! The tables of a target: making them, and what those are like that are there.
 
-use dms_core::schema::TableSchema;
+use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 
 use super::encode::Encoder;
 use super::error::convert;
+use super::state::is_control;
 use super::{ENGINE, types};
 use crate::sql::{quote, quote_all};
+
+/// Refuses a name that a table cannot have here.
+pub(super) fn check_name(name: &TableName) -> Result<()> {
+    if name.schema != types::SCHEMA {
+        return Err(Error::settings(format!(
+            "a SQLite file has the one schema {}; rename schema {} to it in the table mapping",
+            types::SCHEMA,
+            name.schema
+        )));
+    }
+    if is_control(&name.name) {
+        return Err(Error::settings("the name is one of dms's control tables; rename the table"));
+    }
+    if name.name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_")) {
+        return Err(Error::settings("SQLite keeps names with sqlite_ to itself; rename the table"));
+    }
+    Ok(())
+}
 
 /// The table with its primary key; unique indexes come after the rows.
 pub(super) fn create(table: &TableSchema) -> Result<String> {

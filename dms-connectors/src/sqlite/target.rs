@@ -21,7 +21,7 @@ use super::error::convert;
 use super::insert::Insert;
 use super::settings::SqliteSettings;
 use super::snapshot::blocking;
-use super::tables::{add_unique_indexes, create, same_shape};
+use super::tables::{add_unique_indexes, check_name, create, same_shape};
 use super::{state, types};
 use crate::control::keeps_a_part;
 use crate::sql::quote;
@@ -253,19 +253,7 @@ fn prepare(
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
     state::check_epoch(&transaction, run)?;
     let name = &table.name.name;
-    if table.name.schema != types::SCHEMA {
-        return Err(Error::settings(format!(
-            "a SQLite file has the one schema {}; rename schema {} to it in the table mapping",
-            types::SCHEMA,
-            table.name.schema
-        )));
-    }
-    if state::is_control(name) {
-        return Err(Error::settings("the name is one of dms's control tables; rename the table"));
-    }
-    if name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_")) {
-        return Err(Error::settings("SQLite keeps names with sqlite_ to itself; rename the table"));
-    }
+    check_name(&table.name)?;
     let exists: bool = transaction
         .query_row(
             "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",

@@ -177,6 +177,36 @@ async fn shapes_are_told_when_they_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn watching_survives_renames_of_the_columns_that_it_watches() {
+    let database = Database::new(
+        "PRAGMA journal_mode = WAL;
+         CREATE TABLE \"odd \"\" name\" (\"the key\" TEXT PRIMARY KEY NOT NULL, u, live INTEGER);
+         CREATE UNIQUE INDEX i ON \"odd \"\" name\" (u) WHERE live > 0 -- once
+         ;
+         INSERT INTO \"odd \"\" name\" VALUES ('a', 1, 1);",
+    );
+    let (mut feed, _, writer) = feed_of(&database).await;
+    for (number, renames) in [
+        "RENAME COLUMN live TO active",
+        "RENAME COLUMN u TO \"unique \"\" value\"",
+        "RENAME COLUMN \"the key\" TO k",
+        "RENAME COLUMN active TO \"in\"",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        writer.execute_batch(&format!("ALTER TABLE \"odd \"\" name\" {renames}")).unwrap();
+        let event = busy(&mut feed).await.unwrap();
+        assert!(matches!(event, ChangeEvent::Schema { .. }), "{renames}: {event:?}");
+        let replace = format!("REPLACE INTO \"odd \"\" name\" VALUES ('b{number}', 1, 1)");
+        writer.execute_batch(&replace).unwrap();
+        let rows = rows(&mut feed).await;
+        let operations: Vec<u8> = rows.batches[0].codes().to_vec();
+        assert_eq!(operations, [Operation::Remove.code(), Operation::Upsert.code()], "{renames}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_may_have_lost_changes_is_an_error_that_names_the_table() {
     for (sql, says) in [
         ("DROP TRIGGER dms_changes_1_1_delete", "dms_changes_1_1_delete"),

@@ -18,12 +18,7 @@ const REBUILT: &str = "dms_changes_0";
 
 /// Makes a table with its keys.
 pub(super) fn create(connection: &Connection, table: &TableSchema) -> Result<()> {
-    if table.name.schema != types::SCHEMA {
-        return Err(Error::settings(format!(
-            "a SQLite file has the one schema {}; rename the schema to it in the table mapping",
-            types::SCHEMA
-        )));
-    }
+    tables::check_name(&table.name)?;
     let sql = tables::create(table)?;
     let created = connection.execute_batch(&sql);
     created.map_err(|error| convert(error, "the table cannot be created"))?;

@@ -38,7 +38,10 @@ impl Trim {
         self.at = Some(Instant::now());
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            empty => empty.insert(capture::open(settings)?),
+            empty => match capture::open(settings) {
+                Err(error) if error.is_transient() => return Ok(()),
+                opened => empty.insert(opened?),
+            },
         };
         let failed = |error| convert(error, "the log of changes cannot be shortened");
         connection.busy_timeout(PATIENCE).map_err(failed)?;
