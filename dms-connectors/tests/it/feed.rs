@@ -1,6 +1,6 @@
 //! What a feed's events come to, kept in a map, for tests to compare with the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +69,7 @@ fn key_of(table: &TableSchema) -> Vec<usize> {
 pub(crate) fn apply(model: &mut Model, rows: &ChangeRows) {
     let mut seen = Vec::new();
     for batch in &rows.batches {
+        let mut upserted = BTreeSet::new();
         let key = batch.identity().columns(batch.table().columns.len());
         let table = model.entry(batch.table().name.name.clone()).or_default();
         for record in batch.records() {
@@ -78,6 +79,7 @@ pub(crate) fn apply(model: &mut Model, rows: &ChangeRows) {
             let name = format!("{:?}", values.collect::<Vec<_>>());
             match record.operation {
                 Operation::Upsert => {
+                    assert!(upserted.insert(name.clone()), "{name} comes twice");
                     let row: Vec<Value> = record.values.into_iter().map(Option::unwrap).collect();
                     table.insert(name, format!("{row:?}"));
                 }

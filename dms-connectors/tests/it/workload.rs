@@ -6,11 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dms_core::endpoint::{ChangeSource, FeedRequest, Source};
+use arrow::array::RecordBatch;
+use dms_connectors::sqlite::{SqliteSource, SqliteTarget};
+use dms_core::change::{ChangeEvent, ChangeRows, Operation};
+use dms_core::endpoint::{
+    Apply, ChangeSource, ChangeTarget, FeedRequest, Partition, Run, Snapshot, Source, Step,
+    TablePrepMode, Target,
+};
+use dms_core::schema::TableSchema;
 use rusqlite::Connection;
 
-use super::Database;
 use super::feed::{Model, TASK, captured, catch_up, filled, held, request};
+use super::{Database, dump};
 
 const TABLES: &str = "
 CREATE TABLE items (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v INTEGER, g TEXT AS (u || '!'));
@@ -24,6 +31,8 @@ CREATE UNIQUE INDEX keyless_z ON keyless (z);
 CREATE TABLE defaults (id INTEGER PRIMARY KEY, u TEXT NOT NULL DEFAULT word UNIQUE);
 CREATE TABLE some (id INTEGER PRIMARY KEY, u TEXT, v INTEGER, live INTEGER);
 CREATE UNIQUE INDEX some_live ON some (u) WHERE live AND v IS NOT 3;
+CREATE TABLE reals (k REAL NOT NULL PRIMARY KEY, v INTEGER);
+CREATE TABLE numbers (k NUMERIC NOT NULL, s TEXT NOT NULL, v INTEGER, PRIMARY KEY (k, s));
 CREATE TABLE parents (id INTEGER PRIMARY KEY, v INTEGER);
 CREATE TABLE children (id INTEGER PRIMARY KEY,
     parent INTEGER REFERENCES parents ON DELETE CASCADE ON UPDATE CASCADE, v INTEGER);
@@ -31,8 +40,10 @@ CREATE TABLE tick (id INTEGER PRIMARY KEY, counts TEXT, moved INTEGER);
 INSERT INTO tick VALUES (1, '', 0);
 ";
 
-const COUNTED: [&str; 9] =
-    ["items", "pairs", "names", "anything", "keyless", "defaults", "some", "parents", "children"];
+const COUNTED: [&str; 11] = [
+    "items", "pairs", "names", "anything", "keyless", "defaults", "some", "parents", "children",
+    "reals", "numbers",
+];
 
 /// Numbers that look random and come again with the seed.
 struct Dice(u64);
@@ -75,7 +86,8 @@ impl Dice {
             "'A'",
             "CAST(x'ff00' AS TEXT)",
         ]);
-        match self.roll(24) {
+        let number = self.pick(&["1", "1.0", "0", "-0.0", "0.5", "-0.5", "4e18", "'2'", "9e999"]);
+        match self.roll(28) {
             0..=2 => format!("INSERT {or} INTO items (id, u, v) VALUES ({n}, 'u{m}', {m})"),
             3 => format!("INSERT {or} INTO items (u, v) VALUES ('u{m}', 0)"),
             4 => format!("UPDATE {or} items SET u = 'u' || (v + {m}) WHERE id > {n}"),
@@ -103,6 +115,10 @@ impl Dice {
             19 => format!("UPDATE OR IGNORE parents SET id = id + 20 WHERE id = {}", n % 9),
             20 => format!("INSERT {or} INTO some VALUES ({n}, {word}, {}, {})", m % 5, m % 2),
             21 => format!("UPDATE {or} some SET live = 1 - live WHERE id % 3 = {}", n % 3),
+            23 => format!("INSERT {or} INTO reals VALUES ({number}, {m})"),
+            24 => format!("UPDATE {or} reals SET k = {number} WHERE v % 5 = {}", n % 5),
+            25 => format!("INSERT {or} INTO numbers VALUES ({number}, {word}, {m})"),
+            26 => format!("UPDATE {or} numbers SET k = -k WHERE v % 5 = {}", n % 5),
             22 => format!("DELETE FROM parents WHERE id % 9 = {}", n % 9),
             _ => match m {
                 0..4 => format!("DELETE FROM {}", self.pick(&["items", "names", "keyless"])),
@@ -253,4 +269,111 @@ async fn a_feed_follows_any_workload_with_a_rollback_journal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_follows_any_workload_in_small_events() {
     follows("WAL", 500).await;
+}
+
+/// Applies what a feed delivers to a target, each transaction of the feed as one of the target.
+struct Follower {
+    target: Arc<SqliteTarget>,
+    run: Run,
+    apply: Option<Box<dyn Apply>>,
+}
+
+impl Follower {
+    /// Loads the tables of a snapshot.
+    async fn load(path: &Path, snapshot: &dyn Snapshot, tables: &[TableSchema]) -> Self {
+        let target = SqliteTarget::open(path).await.unwrap();
+        let run = target.begin(TASK).await.unwrap().run;
+        let position = snapshot.position();
+        for table in tables {
+            let (mode, whole) = (TablePrepMode::DropAndCreate, Partition::whole());
+            let parts = std::slice::from_ref(&whole);
+            target.prepare(&run, table, mode, parts, position.as_ref()).await.unwrap();
+            super::load(snapshot, &*target, &run, table, &whole).await.unwrap();
+            target.finish(&run, table).await.unwrap();
+        }
+        let apply = target.begin_apply(&run).await.unwrap();
+        apply.commit(&position.unwrap(), None).await.unwrap();
+        Self { target, run, apply: None }
+    }
+
+    async fn rows(&mut self, rows: &ChangeRows) {
+        let mut apply = match self.apply.take() {
+            Some(apply) => apply,
+            None => self.target.begin_apply(&self.run).await.unwrap(),
+        };
+        for batch in &rows.batches {
+            let places = |operation: Operation| {
+                let codes = batch.codes().iter().zip(0u32..);
+                let chosen = codes.filter(|(code, _)| **code == operation.code());
+                batch.take(&chosen.map(|(_, place)| place).collect::<Vec<_>>().into()).unwrap()
+            };
+            let (table, identity) = (Arc::clone(batch.table()), batch.identity().clone());
+            let key = identity.columns(table.columns.len());
+            let control = dms_core::change::CONTROL_COLUMNS;
+            let key: Vec<usize> = key.iter().map(|place| control + place).collect();
+            let all: Vec<usize> = (0..table.columns.len()).map(|place| control + place).collect();
+            let gone = places(Operation::Remove).rows().project(&key).unwrap();
+            let there = places(Operation::Upsert).rows().project(&all).unwrap();
+            let schema = table.arrow_schema();
+            let there = RecordBatch::try_new(schema, there.columns().to_vec()).unwrap();
+            let (t, i) = (Arc::clone(&table), identity.clone());
+            let gone = Step::Delete { table: t, identity: i, rows: gone, strict: false };
+            apply.step(&gone, true).await.unwrap();
+            let there = Step::Upsert { table, identity, rows: there };
+            apply.step(&there, true).await.unwrap();
+        }
+        let transaction = &rows.transactions[0];
+        if transaction.complete {
+            apply.commit(&transaction.position, None).await.unwrap();
+        } else {
+            self.apply = Some(apply);
+        }
+    }
+
+    /// Goes on from where the target is, until there is nothing more.
+    async fn follow(&mut self, source: &SqliteSource, tables: &[TableSchema]) {
+        let held = self.target.replication(&self.run).await.unwrap().position.unwrap();
+        let mut feed = source.changes(request(tables, &held)).await.unwrap();
+        let order = source.log_status(TASK).await.unwrap().end.order;
+        loop {
+            match super::feed::next(&mut feed).await.unwrap() {
+                ChangeEvent::Rows(rows) => self.rows(&rows).await,
+                ChangeEvent::Idle { position } if position.order >= order => break,
+                _ => {}
+            }
+        }
+        let held = self.target.replication(&self.run).await.unwrap().position.unwrap();
+        feed.acknowledge.acknowledge(&held);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_follows_holds_what_the_source_holds() {
+    let seed = seed();
+    let database = Database::new(&format!("PRAGMA journal_mode = WAL; {TABLES}"));
+    let (source, tables, _) = captured(&database.path).await;
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = {
+        let (path, stop, done) = (database.path.clone(), Arc::clone(&stop), Arc::clone(&done));
+        thread::spawn(move || write(&path, seed, false, &stop, &done))
+    };
+    while done.load(Ordering::Relaxed) < 50 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let snapshot = source.log_snapshot(TASK, &tables, 1).await.unwrap();
+    let path = database.beside("target.db");
+    let mut follower = Follower::load(&path, &*snapshot, &tables).await;
+    drop(snapshot);
+    let until = done.load(Ordering::Relaxed) + 400;
+    while done.load(Ordering::Relaxed) < until {
+        follower.follow(&source, &tables).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    follower.follow(&source, &tables).await;
+    for table in &tables {
+        let name = &table.name.name;
+        assert_eq!(dump(&path, name), dump(&database.path, name), "{name}, DMS_SEED={seed}");
+    }
 }

@@ -9,18 +9,21 @@ use crate::sqlite::error::convert;
 
 /// The distinct keys that the log holds of a table between two places (`?1` and `?2`).
 ///
-/// Keys that SQLite takes for equal though they are not the same (1 and 1.0, 0.0 and -0.0) stay
-/// apart, zeros by not being joined at all, since nothing in SQL tells them apart. Those that differ
-/// in case only are apart, as the log's columns have no collation.
-fn keys(log: &str, watch: &Watch) -> String {
+/// Keys of different storage class stay apart though SQLite takes them for equal (1 and 1.0), and so
+/// do those that differ in case only, as the log's columns have no collation. Nothing in SQL tells
+/// 0.0 from -0.0: where those are to be told apart, they come as often as they were logged.
+fn keys(log: &str, watch: &Watch, zeros_apart: bool) -> String {
     let columns = (0..watch.key.len()).map(|place| format!("k{place}"));
     let columns = columns.collect::<Vec<_>>().join(", ");
-    let apart = (0..watch.key.len()).map(|place| match watch.rowid_key {
-        true => format!("k{place}"),
-        false => format!(
-            "typeof(k{place}), k{place}, \
-             CASE WHEN typeof(k{place}) = 'real' AND k{place} = 0 THEN seq END"
-        ),
+    let apart = (0..watch.key.len()).map(|place| {
+        let zeros = match zeros_apart {
+            true => format!(", CASE WHEN typeof(k{place}) = 'real' AND k{place} = 0 THEN seq END"),
+            false => String::new(),
+        };
+        match watch.rowid_key {
+            true => format!("k{place}"),
+            false => format!("typeof(k{place}), k{place}{zeros}"),
+        }
     });
     let apart = apart.collect::<Vec<_>>().join(", ");
     format!(
@@ -47,20 +50,26 @@ pub(super) fn keys_and_found(log: &str, watch: &Watch) -> Result<String> {
     Ok(format!(
         "SELECT {} FROM ({}) AS l LEFT JOIN main.{} AS t ON {}",
         logged.chain(found).collect::<Vec<_>>().join(", "),
-        keys(log, watch),
+        keys(log, watch, true),
         quote(&watch.table),
         same_key(watch)?
     ))
 }
 
-/// Columns of every row that has a touched key now.
+/// Columns of every row that has a touched key now, each row once: the key that was logged of it
+/// itself, not that of another row whose key SQLite takes for equal.
 pub(super) fn rows(log: &str, watch: &Watch, columns: &[&str]) -> Result<String> {
     let columns = columns.iter().map(|name| format!("t.{}", quote(name)));
+    let exact = watch.key_names()?.into_iter().enumerate().map(|(place, name)| {
+        let name = quote(name);
+        format!("t.{name} COLLATE BINARY = l.k{place} AND typeof(t.{name}) = typeof(l.k{place})")
+    });
+    let exact = exact.collect::<Vec<_>>().join(" AND ");
     // CROSS JOIN has SQLite go from the keys to the rows, never the other way.
     Ok(format!(
-        "SELECT {} FROM ({}) AS l CROSS JOIN main.{} AS t ON {}",
+        "SELECT {} FROM ({}) AS l CROSS JOIN main.{} AS t ON {} WHERE {exact}",
         columns.collect::<Vec<_>>().join(", "),
-        keys(log, watch),
+        keys(log, watch, false),
         quote(&watch.table),
         same_key(watch)?
     ))
