@@ -195,9 +195,9 @@ fn seed() -> u64 {
     seed
 }
 
-async fn follows(mode: &str, event_bytes: usize) {
+async fn follows(pragma: &str, event_bytes: usize) {
     let seed = seed();
-    let database = Database::new(&format!("PRAGMA journal_mode = {mode}; {TABLES}"));
+    let database = Database::new(&format!("PRAGMA {pragma}; {TABLES}"));
     let before = Connection::open(&database.path).unwrap();
     let mut dice = Dice(seed ^ 1);
     for _ in 0..200 {
@@ -258,17 +258,22 @@ async fn follows(mode: &str, event_bytes: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_follows_any_workload_with_a_write_ahead_log() {
-    follows("WAL", 1 << 20).await;
+    follows("journal_mode = WAL", 1 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_follows_any_workload_with_a_rollback_journal() {
-    follows("DELETE", 1 << 20).await;
+    follows("journal_mode = DELETE", 1 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_follows_any_workload_in_small_events() {
-    follows("WAL", 500).await;
+    follows("journal_mode = WAL", 500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_follows_any_workload_of_a_file_in_utf16() {
+    follows("encoding = 'UTF-16le'", 1 << 20).await;
 }
 
 /// Applies what a feed delivers to a target, each transaction of the feed as one of the target.

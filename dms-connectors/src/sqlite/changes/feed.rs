@@ -132,7 +132,8 @@ impl Feed {
                     return Ok(());
                 }
             }
-            trim.step(&self.settings, &self.log, self.acknowledged.0.load(Ordering::Relaxed))?;
+            let acknowledged = self.acknowledged.0.load(Ordering::Relaxed);
+            trim.step(&self.settings, &self.log, acknowledged.min(self.delivered.order))?;
             thread::sleep(if active.elapsed() < IDLE_AFTER { BUSY } else { IDLE });
             self.check_file()?;
         }

@@ -8,7 +8,7 @@ use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 use rusqlite::Connection;
 
-use super::watch::{Seen, Unique, Watch, schema_version};
+use super::watch::{Seen, Unique, Watch, WatchedColumn, schema_version};
 use crate::sqlite::cursor::Cursor;
 use crate::sqlite::decode::decoder;
 use crate::sqlite::error::convert;
@@ -30,13 +30,6 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
         return Ok(watch.clone());
     }
     let plain = Seen::of(connection, &watch.table, &ids(watch)).context("table", &table)?;
-    let gone: Vec<_> = watch
-        .columns
-        .iter()
-        .filter(|old| !plain.columns.iter().any(|column| column.name == old.name))
-        .collect();
-    let known = |id: u32| watch.columns.iter().any(|column| column.id == id);
-    let added: Vec<_> = plain.columns.iter().filter(|column| !known(column.id)).collect();
     let rebuilt = || {
         Error::new(
             ErrorKind::PositionLost,
@@ -47,32 +40,7 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
         )
         .context("table", &table)
     };
-    let mut renamed = BTreeMap::new();
-    if !gone.is_empty() && !added.is_empty() {
-        // A column renamed, or one dropped and another added? Each of these is one change of the
-        // schema, so their number tells, unless there were others.
-        let in_place = watch.columns.len() == plain.columns.len()
-            && watch.columns.iter().zip(&plain.columns).all(|(old, new)| {
-                let same = old.declaration == new.declaration && old.generated == new.generated;
-                same && (old.name == new.name || !known(new.id))
-            });
-        let changes = usize::try_from(version - watch.schema_version).unwrap_or(usize::MAX);
-        if in_place && changes != gone.len() {
-            return Err(Error::new(
-                ErrorKind::PositionLost,
-                format!(
-                    "a column was renamed or replaced by another, which cannot be told after \
-                     several changes of the schema; {LOAD_AGAIN}"
-                ),
-            )
-            .context("table", &table));
-        }
-        if in_place {
-            let pairs = watch.columns.iter().zip(&plain.columns);
-            let pairs = pairs.filter(|(old, new)| old.name != new.name);
-            renamed = pairs.map(|(old, new)| (new.name.clone(), old.id)).collect();
-        }
-    }
+    let renamed = renamed(watch, &plain, version).context("table", &table)?;
     let names: BTreeMap<String, u32> = ids(watch).into_iter().chain(renamed).collect();
     let seen = Seen::of(connection, &watch.table, &names).context("table", &table)?;
     check_order(watch, &seen).ok_or_else(rebuilt)?;
@@ -92,6 +60,35 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
         .context("column", column));
     }
     Ok(Watch { columns: seen.columns, unique, schema_version: version, ..watch.clone() })
+}
+
+/// The identities of columns that got other names, by these. A column renamed, or one dropped and
+/// another added? Each of these is one change of the schema, so their number tells, unless there
+/// were others.
+fn renamed(watch: &Watch, now: &Seen, version: i64) -> Result<BTreeMap<String, u32>> {
+    let is_gone = |old: &&WatchedColumn| !now.columns.iter().any(|column| column.name == old.name);
+    let is_known = |id: u32| watch.columns.iter().any(|column| column.id == id);
+    let gone = watch.columns.iter().filter(is_gone).count();
+    let pairs = || watch.columns.iter().zip(&now.columns);
+    let in_place = watch.columns.len() == now.columns.len()
+        && pairs().all(|(old, new)| {
+            let same = old.declaration == new.declaration && old.generated == new.generated;
+            same && (old.name == new.name || !is_known(new.id))
+        });
+    if gone == 0 || !in_place {
+        return Ok(BTreeMap::new());
+    }
+    if usize::try_from(version - watch.schema_version).ok() != Some(gone) {
+        return Err(Error::new(
+            ErrorKind::PositionLost,
+            format!(
+                "a column was renamed or replaced by another, which cannot be told after several \
+                 changes of the schema; {LOAD_AGAIN}"
+            ),
+        ));
+    }
+    let renamed = pairs().filter(|(old, new)| old.name != new.name);
+    Ok(renamed.map(|(old, new)| (new.name.clone(), old.id)).collect())
 }
 
 /// The indexes that are watched, with the conditions that they have now: a rename of a column changes
