@@ -229,13 +229,27 @@ async fn what_may_have_lost_changes_is_an_error_that_names_the_table() {
             "ALTER TABLE items DROP COLUMN qty; ALTER TABLE items ADD COLUMN amount INTEGER",
             "renamed or replaced",
         ),
+        // What was in another column is in this one now.
+        (
+            "ALTER TABLE items DROP COLUMN qty; ALTER TABLE items RENAME COLUMN more TO qty",
+            "renamed or replaced",
+        ),
+        (
+            "ALTER TABLE items DROP COLUMN qty; ALTER TABLE items RENAME COLUMN more TO less",
+            "renamed or replaced",
+        ),
+        (
+            "ALTER TABLE items RENAME COLUMN more TO less; ALTER TABLE items RENAME COLUMN qty TO more",
+            "renamed or replaced",
+        ),
         (
             "DROP TRIGGER dms_changes_1_1_insert;
              CREATE TRIGGER dms_changes_1_1_insert AFTER INSERT ON items BEGIN SELECT 1; END",
             "dms_changes_1_1_insert",
         ),
     ] {
-        let database = Database::new(ITEMS);
+        let more = sql.contains(" more ").then_some("ALTER TABLE items ADD COLUMN more INTEGER;");
+        let database = Database::new(&format!("{ITEMS} {}", more.unwrap_or_default()));
         let (mut feed, position, writer) = feed_of(&database).await;
         writer.execute_batch(&format!("BEGIN; {sql}; COMMIT")).unwrap();
         let live = refused(&mut feed).await;

@@ -62,23 +62,31 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
     Ok(Watch { columns: seen.columns, unique, schema_version: version, ..watch.clone() })
 }
 
-/// The identities of columns that got other names, by these. A column renamed, or one dropped and
-/// another added? Each of these is one change of the schema, so their number tells, unless there
-/// were others.
+/// The identities of columns that got other names, by these.
+///
+/// Each change of a column is one change of the schema, so their number tells a rename from a column
+/// dropped and another added. Where there were more, whatever a rename could have been a part of is
+/// refused, as values would come into the wrong columns.
 fn renamed(watch: &Watch, now: &Seen, version: i64) -> Result<BTreeMap<String, u32>> {
-    let is_gone = |old: &&WatchedColumn| !now.columns.iter().any(|column| column.name == old.name);
-    let is_known = |id: u32| watch.columns.iter().any(|column| column.id == id);
-    let gone = watch.columns.iter().filter(is_gone).count();
+    let stays = |old: &WatchedColumn| now.columns.iter().any(|column| column.name == old.name);
+    let is_known = |new: &WatchedColumn| watch.columns.iter().any(|column| column.id == new.id);
+    let alike = |one: &WatchedColumn, other: &WatchedColumn| {
+        one.declaration == other.declaration && one.generated == other.generated
+    };
+    let (kept, gone): (Vec<_>, Vec<_>) = watch.columns.iter().partition(|old| stays(old));
+    let added: Vec<_> = now.columns.iter().filter(|new| !is_known(new)).collect();
+    let changes = usize::try_from(version - watch.schema_version).unwrap_or(usize::MAX);
     let pairs = || watch.columns.iter().zip(&now.columns);
     let in_place = watch.columns.len() == now.columns.len()
-        && pairs().all(|(old, new)| {
-            let same = old.declaration == new.declaration && old.generated == new.generated;
-            same && (old.name == new.name || !is_known(new.id))
-        });
-    if gone == 0 || !in_place {
-        return Ok(BTreeMap::new());
+        && pairs().all(|(old, new)| alike(old, new) && (old.name == new.name || !is_known(new)));
+    if in_place && changes == gone.len() {
+        let renamed = pairs().filter(|(old, new)| old.name != new.name);
+        return Ok(renamed.map(|(old, new)| (new.name.clone(), old.id)).collect());
     }
-    if usize::try_from(version - watch.schema_version).ok() != Some(gone) {
+    let is_among = |others: &[&WatchedColumn]| {
+        gone.iter().any(|gone| others.iter().any(|other| alike(gone, other)))
+    };
+    if is_among(&added) || (changes != gone.len() + added.len() && is_among(&kept)) {
         return Err(Error::new(
             ErrorKind::PositionLost,
             format!(
@@ -87,8 +95,7 @@ fn renamed(watch: &Watch, now: &Seen, version: i64) -> Result<BTreeMap<String, u
             ),
         ));
     }
-    let renamed = pairs().filter(|(old, new)| old.name != new.name);
-    Ok(renamed.map(|(old, new)| (new.name.clone(), old.id)).collect())
+    Ok(BTreeMap::new())
 }
 
 /// The indexes that are watched, with the conditions that they have now: a rename of a column changes
