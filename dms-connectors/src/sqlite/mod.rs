@@ -15,9 +15,8 @@
 //! writes fires them. Every table needs a declared key. What lies between two looks at the log, 50 ms
 //! of a busy source, comes as what it came to. A table that is built anew, or that gets another unique
 //! index, has to be loaded again, which is told and never passed over. The triggers mention columns of
-//! keys and unique indexes, which SQLite does not drop while they do. Two things are not seen: rows
-//! that are written with triggers disabled or through `writable_schema`, and a table that is built
-//! anew with the same columns by somebody who puts our triggers back.
+//! keys and unique indexes, which SQLite does not drop while they do. Rows that are written with
+//! triggers disabled are not seen.
 //!
 //! **Target.** One writer, as SQLite has it; a partition is one transaction, its receipt included, and
 //! so is what is applied of changes, with the position that it reaches.

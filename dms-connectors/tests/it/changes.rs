@@ -270,6 +270,35 @@ async fn what_may_have_lost_changes_is_an_error_that_names_the_table() {
     }
 }
 
+/// As SQLite's documentation has it, with the triggers put back in the end; the values are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_built_anew_with_its_triggers_is_told() {
+    let database = Database::new(&format!("{ITEMS} CREATE INDEX by_name ON items (name);"));
+    let (mut feed, position, mut writer) = feed_of(&database).await;
+    let sql = "SELECT sql FROM sqlite_schema WHERE tbl_name = 'items' AND type <> 'table'";
+    let kept: Vec<String> = {
+        let mut statement = writer.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(rusqlite::Result::unwrap).collect()
+    };
+    let rebuild = writer.transaction().unwrap();
+    rebuild
+        .execute_batch(
+            "CREATE TABLE new (id INTEGER PRIMARY KEY, name TEXT, qty INTEGER);
+             INSERT INTO new SELECT id, name, qty + 1 FROM items; DROP TABLE items;
+             ALTER TABLE new RENAME TO items",
+        )
+        .unwrap();
+    kept.iter().for_each(|sql| rebuild.execute_batch(sql).unwrap());
+    rebuild.commit().unwrap();
+    let live = refused(&mut feed).await;
+    let source = database.source().await;
+    let mut feed = source.changes(request(&tables(&source).await, &position)).await.unwrap();
+    for error in [live, refused(&mut feed).await] {
+        assert_eq!(error.kind(), ErrorKind::PositionLost, "{error}");
+        assert!(error.to_string().contains("built anew"), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_log_is_told() {
     let database = Database::new(ITEMS);

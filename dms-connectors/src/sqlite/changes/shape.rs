@@ -8,7 +8,7 @@ use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 use rusqlite::Connection;
 
-use super::watch::{Seen, Unique, Watch, WatchedColumn, schema_version};
+use super::watch::{Seen, Unique, Watch, WatchedColumn, root, schema_version};
 use crate::sqlite::cursor::Cursor;
 use crate::sqlite::decode::decoder;
 use crate::sqlite::error::convert;
@@ -18,6 +18,10 @@ use crate::sqlite::types::{self, Affinity};
 /// What there is to do about a table that was rebuilt, or whose capture has a hole.
 pub(super) const LOAD_AGAIN: &str =
     "end the task's capture, begin it anew and load the table again";
+
+/// The changes of the schema that it takes to build a table anew, besides its triggers: the new one is
+/// made, the old one dropped, the new one renamed.
+const REBUILD_CHANGES: i64 = 3;
 
 /// The watch with the columns that the table has now, each with its old identity if it was there.
 ///
@@ -44,6 +48,12 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
     let names: BTreeMap<String, u32> = ids(watch).into_iter().chain(renamed).collect();
     let seen = Seen::of(connection, &watch.table, &names).context("table", &table)?;
     check_order(watch, &seen).ok_or_else(rebuilt)?;
+    // VACUUM moves tables as well, in one change of the schema.
+    let root = root(connection, &watch.table)?;
+    let triggers = if watch.unique.is_empty() { 3 } else { 5 };
+    if root != watch.root && version - watch.schema_version >= REBUILD_CHANGES + triggers {
+        return Err(rebuilt());
+    }
     let there = seen.unique().context("table", &table)?;
     let unique = same_indexes(&watch.unique, &there);
     if let Some(index) = there.iter().find(|index| !unique.contains(index)) {
@@ -59,7 +69,7 @@ pub(super) fn follow(connection: &Connection, watch: &Watch) -> Result<Watch> {
         .context("table", &table)
         .context("column", column));
     }
-    Ok(Watch { columns: seen.columns, unique, schema_version: version, ..watch.clone() })
+    Ok(Watch { columns: seen.columns, unique, root, schema_version: version, ..watch.clone() })
 }
 
 /// The identities of columns that got other names, by these.

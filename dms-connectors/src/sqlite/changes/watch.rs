@@ -25,6 +25,8 @@ pub(super) struct Watch {
     pub(super) rowid_key: bool,
     /// Every unique index whose collision could remove a row, that of the key included.
     pub(super) unique: Vec<Unique>,
+    /// The page that the table began at, which is another one when it was built anew.
+    pub(super) root: i64,
     /// `PRAGMA schema_version` at that time; each change of the schema raises it by one.
     pub(super) schema_version: i64,
 }
@@ -83,6 +85,7 @@ impl Watch {
             rowid_key,
             unique: seen.unique()?,
             columns: seen.columns,
+            root: root(connection, &table.name.name)?,
             schema_version: schema_version(connection)?,
         };
         Ok(watch)
@@ -118,6 +121,17 @@ fn null_key(table: &str) -> Error {
          values and declare them NOT NULL, or exclude the table",
     )
     .context("table", format!("main.{table}"))
+}
+
+/// The page that a table begins at.
+pub(super) fn root(connection: &Connection, table: &str) -> Result<i64> {
+    connection
+        .query_row(
+            "SELECT rootpage FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+            [table],
+            |row| row.get(0),
+        )
+        .map_err(|error| convert(error, "the table's place in the file cannot be read"))
 }
 
 /// Grows with each change of the schema.
