@@ -304,7 +304,7 @@ impl Cycle<'_> {
         let deadline = self.deadline();
         loop {
             if progress.reached.order >= goal.position.order
-                && let Some(reason) = self.is_reached(&mut goal).await?
+                && let Some(reason) = self.is_reached(&progress, &mut goal).await?
             {
                 self.settle(&applier, &progress, &tell).await?;
                 acknowledge.acknowledge(&progress.reached);
@@ -457,13 +457,20 @@ impl Cycle<'_> {
     }
 
     /// What the goal being reached means.
-    async fn is_reached(&self, goal: &mut Goal) -> Result<Option<StopReason>> {
+    async fn is_reached(
+        &self,
+        progress: &Progress,
+        goal: &mut Goal,
+    ) -> Result<Option<StopReason>> {
         let reason = self.task.stop_when.reason();
         match self.task.stop_when {
             StopWhen::CachedChangesApplied => return Ok(Some(reason)),
             StopWhen::CaughtUp if goal.asked.elapsed() < CAUGHT_UP => return Ok(Some(reason)),
             StopWhen::CaughtUp => {
                 *goal = Goal::of(self.task.source.log_status(&self.task.name).await?.end);
+                if progress.reached.order >= goal.position.order {
+                    return Ok(Some(reason));
+                }
             }
             _ => {
                 self.task.status.phase(Phase::Ongoing);
