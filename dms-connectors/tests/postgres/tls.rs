@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dms_connectors::postgres::{PostgresSettings, PostgresSource};
+use dms_core::endpoint::ChangeSource;
 use dms_core::{Error, ErrorKind};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
@@ -55,6 +56,7 @@ fn encrypted(files: &Files, (certificate, key): (String, String), root: &str) ->
     };
     let setting = |name: &str, path: &Path| format!("{name}={}", path.display());
     let settings = [
+        "wal_level=logical".to_owned(),
         "ssl=on".to_owned(),
         setting("ssl_cert_file", &write("server.crt", &certificate)),
         setting("ssl_key_file", &write("server.key", &key)),
@@ -64,7 +66,7 @@ fn encrypted(files: &Files, (certificate, key): (String, String), root: &str) ->
             &write(
                 "hba",
                 "hostssl all certified all cert\nhostssl all secret all scram-sha-256\n\
-                 hostssl all all all trust\nlocal all all trust\n",
+                 hostssl all old all md5\nhostssl all all all trust\nlocal all all trust\n",
             ),
         ),
     ];
@@ -188,4 +190,68 @@ async fn a_load_goes_over_tls_and_over_a_socket() {
     let report = load(source(&over_tls).await, target(&socket("two"))).await.unwrap();
     assert!(completed(&report), "{report}");
     assert_eq!(text_of(&socket("two"), "t").await, text_of(&socket("one"), "t").await);
+}
+
+/// Replication connections are those of another client, which is told the same in its own words.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_read_over_every_way() {
+    let authority = Authority::new();
+    let files = Files(tempfile::tempdir().unwrap());
+    let server = encrypted(&files, authority.sign("localhost"), &authority.pem);
+    let root = files.0.path().join("root.crt");
+    let socket = format!(
+        "postgres:///postgres?host={}&user=dms&port={}",
+        server.folder.display(),
+        server.port
+    );
+    let client = server::connect(&socket).await;
+    client
+        .batch_execute(
+            "CREATE ROLE certified LOGIN REPLICATION;
+             CREATE ROLE secret LOGIN REPLICATION PASSWORD 's3:cr\\et';
+             SET password_encryption = md5; CREATE ROLE old LOGIN REPLICATION PASSWORD 's3cret'",
+        )
+        .await
+        .unwrap();
+    let (certificate, key) = authority.sign("certified");
+    let (certificate, key) = (files.write("me.crt", &certificate), files.write("me.key", &key));
+    let (at, root) = (format!("{}/postgres", server.port), root.display());
+    let take = async |url: &str| -> Result<(), Error> {
+        let source = PostgresSource::open(PostgresSettings::new(url)?).await?;
+        source.log_snapshot("test", &[], 1).await.map(|_| ())
+    };
+    for url in [
+        socket,
+        format!("postgres://dms@127.0.0.1:{at}?sslmode=prefer"),
+        format!("postgres://dms@127.0.0.1:{at}?sslmode=require"),
+        format!("postgres://dms@localhost:{at}?sslmode=require&sslrootcert={root}"),
+        format!("postgres://dms@localhost:{at}?sslmode=verify-ca&sslrootcert={root}"),
+        format!("postgres://dms@localhost:{at}?sslmode=verify-full&sslrootcert={root}"),
+        format!(
+            "postgres://dms@localhost:{at}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={root}"
+        ),
+        format!(
+            "postgres://certified@localhost:{at}?sslcert={}&sslkey={}",
+            certificate.display(),
+            key.display()
+        ),
+        format!("postgres://secret:s3:cr%5Cet@localhost:{at}"),
+        format!("postgres://old:s3cret@localhost:{at}"),
+    ] {
+        let taken = take(&url).await;
+        assert!(taken.is_ok(), "{url}: {taken:?}");
+    }
+    for (url, says) in [
+        (format!("postgres://secret:s3:cr%5Cet@localhost:{at}?channel_binding=require"), "channel"),
+        (format!("postgres://dms@127.0.0.1,localhost:{at}"), "several"),
+        // A limit of that client, which is said.
+        (
+            format!("postgres://dms@127.0.0.1:{at}?sslmode=verify-ca&sslrootcert={root}"),
+            "checks the host's name under verify-ca too",
+        ),
+    ] {
+        let error = take(&url).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(!format!("{error:?}").contains("s3:cr"), "{error:?}");
+    }
 }

@@ -117,7 +117,7 @@ impl Feed {
             () = sender.closed() => return,
         };
         if let Err(End::Failed(error)) = ended {
-            // What is complete is delivered first.
+            // The slot is free before anybody hears of the end.
             drop(self.client);
             sender.fail(error);
         }
@@ -129,19 +129,15 @@ impl Feed {
             let next = tokio::select! {
                 biased;
                 next = self.client.recv() => next,
-                changed = self.confirmed.changed() => {
-                    // Its sender lives as long as whoever may still acknowledge.
-                    if changed.is_err() {
-                        std::future::pending::<()>().await;
-                    }
+                // The other ends may be gone: then these say nothing more.
+                Ok(()) = self.confirmed.changed() => {
                     self.confirm();
                     continue;
                 }
-                notice = self.notices.recv() => {
+                Some(notice) = self.notices.recv() => {
                     match notice {
-                        Some(Notice::Gone(table, place)) => self.pace.gone.push((table, place)),
-                        Some(Notice::Failed(error)) => return Err(error.into()),
-                        None => std::future::pending::<()>().await,
+                        Notice::Gone(table, place) => self.pace.gone.push((table, place)),
+                        Notice::Failed(error) => return Err(error.into()),
                     }
                     continue;
                 }

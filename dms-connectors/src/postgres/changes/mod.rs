@@ -156,7 +156,7 @@ impl ChangeSource for PostgresSource {
             && check::has_binary_form(settings, &database, tables).await?;
         let mut config = walsender::config(settings, &database)?
             .with_start_lsn(WireLsn::from_u64(from.0))
-            .with_ack_lsn(WireLsn::from_u64(from.0))
+            .with_ack_lsn(WireLsn::from_u64(confirmed.0))
             .with_status_interval(FEEDBACK.0)
             .with_wakeup_interval(FEEDBACK.1)
             .with_buffer_size(MESSAGES)
@@ -168,7 +168,7 @@ impl ChangeSource for PostgresSource {
         let client = walsender.start().await?;
 
         let (sender, events) = queue::queue(request.prefetch_bytes);
-        let (acknowledge, confirmed) = Confirm::new(database.log.clone(), from);
+        let (acknowledge, confirmed) = Confirm::new(database.log.clone(), confirmed);
         let (notify, notices) = tokio::sync::mpsc::unbounded_channel();
         let watch = Watch { settings: settings.clone(), names, tables: tables.clone(), pid };
         let text_form = Arc::clone(&self.text_form);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dms_core::{Error, ErrorKind, Result};
 use pgwire_replication::config::{ReplicationConfig, SslMode, TlsConfig};
 use pgwire_replication::{PgWireError, ReplicationClient};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{ChannelBinding, Host};
 
 use super::database::Database;
 use crate::postgres::connection::{SESSION, connect};
@@ -25,6 +25,13 @@ pub(super) fn config(
     if hosts.len() > 1 || addresses.len() > 1 {
         return Err(Error::settings(
             "changes are read from one server, and the url names several; name the primary",
+        ));
+    }
+    if config.get_channel_binding() == ChannelBinding::Require {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "a replication connection cannot bind a password to its channel; leave \
+             channel_binding=require away, and verify the server by sslmode=verify-full",
         ));
     }
     let name = match hosts.first() {
@@ -193,6 +200,9 @@ impl Drop for Walsender {
     }
 }
 
+const TLS: &str = "; check sslmode, sslrootcert, sslcert and sslkey (a replication connection checks the \
+    host's name under verify-ca too, and does not trust a certificate that signed itself)";
+
 /// The transport's errors in our words.
 pub(super) fn convert(error: PgWireError, doing: &str) -> Error {
     let (kind, remedy, transient) = match &error {
@@ -219,9 +229,7 @@ pub(super) fn convert(error: PgWireError, doing: &str) -> Error {
             _ => (ErrorKind::Unexpected, "", false),
         },
         PgWireError::Auth(_) => (ErrorKind::Denied, "; check user and password", false),
-        PgWireError::Tls(_) => {
-            (ErrorKind::Connection, "; check sslmode, sslrootcert, sslcert and sslkey", false)
-        }
+        PgWireError::Tls(_) => (ErrorKind::Connection, TLS, false),
         PgWireError::MessageTooLarge { .. } => (ErrorKind::Data, "", false),
         _ => {
             (ErrorKind::Connection, "; the server cannot be reached or the connection broke", true)

@@ -55,7 +55,7 @@ async fn tables_whose_changes_the_log_does_not_hold() {
         "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY LIST (id);
          CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); ALTER TABLE t1 REPLICA IDENTITY NOTHING",
         ErrorKind::Settings,
-        &["partition t1", "ALTER TABLE t1 REPLICA IDENTITY FULL"],
+        &["partition public.t1", "ALTER TABLE public.t1 REPLICA IDENTITY FULL"],
     )
     .await;
     let error = {
@@ -222,8 +222,8 @@ async fn a_slot_that_was_left_behind() {
             super::LOGICAL,
             &[
                 "max_slot_wal_keep_size=1MB",
-                "min_wal_size=2MB",
-                "max_wal_size=2MB",
+                "min_wal_size=32MB",
+                "max_wal_size=32MB",
                 "wal_keep_size=0",
             ],
         ]
