@@ -4,7 +4,7 @@ use dms_core::schema::{Column, TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 
-use super::lsn::Log;
+use super::lsn::{Log, Lsn};
 use super::names::Names;
 use crate::postgres::connection::{connect, version};
 use crate::postgres::discover;
@@ -51,6 +51,17 @@ impl Database {
             .map_err(|error| convert(error, "the server does not tell its system identifier"))?;
         let log = Log::new(row.get(0), row.get(1));
         Ok(Self { client, log, name: row.get(2), user: row.get(3), version })
+    }
+
+    /// Where the log ends.
+    ///
+    /// # Errors
+    /// `Connection`.
+    pub(super) async fn end(&self) -> Result<Lsn> {
+        let sql = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text";
+        let row = self.client.query_one(sql, &[]).await;
+        let row = row.map_err(|error| convert(error, "the end of the log cannot be read"))?;
+        Lsn::parse(row.get(0)).ok_or_else(|| Error::unexpected("the server's log has no end"))
     }
 
     pub(super) fn names(&self, settings: &PostgresSettings, task: &str) -> Names {

@@ -54,7 +54,6 @@ use self::relation::Shapes;
 use self::slot::Slot;
 use self::walsender::Walsender;
 use self::watch::Watch;
-use super::error::convert;
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
 use crate::sql::quote;
@@ -152,6 +151,19 @@ impl ChangeSource for PostgresSource {
             )
             .context("position", from));
         }
+        let end = database.end().await?;
+        if from > end {
+            // The server would wait there, and not say so.
+            return Err(Error::new(
+                ErrorKind::PositionLost,
+                format!(
+                    "the server's log ends at {end}, before the position: it took over from another \
+                     one whose last changes it does not have; {}",
+                    load_again(tables)
+                ),
+            )
+            .context("position", from));
+        }
         let binary = !self.text_form.load(Ordering::Relaxed)
             && check::has_binary_form(settings, &database, tables).await?;
         let mut config = walsender::config(settings, &database)?
@@ -194,10 +206,7 @@ impl ChangeSource for PostgresSource {
     async fn log_status(&self, task: &str) -> Result<LogStatus> {
         let database = Database::connect(&self.settings).await?;
         let names = database.names(&self.settings, task);
-        let failed = |error| convert(error, "the end of the log cannot be read");
-        let sql = "SELECT pg_catalog.pg_current_wal_flush_lsn()::text";
-        let row = database.client.query_one(sql, &[]).await.map_err(failed)?;
-        let end = Lsn::parse(row.get(0)).ok_or_else(|| Error::unexpected("no end of the log"))?;
+        let end = database.end().await?;
         let slot = Slot::look_up(&database.client, &names.slot).await?;
         let retained_bytes = slot.and_then(|slot| slot.retained);
         Ok(LogStatus { end: database.log.before(end), retained_bytes })

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dms_core::change::Identity;
 use dms_core::schema::{Column, TableName, TableSchema, UniqueIndex};
@@ -55,6 +56,9 @@ SELECT a.attnum, a.attname::text, a.attnotnull, a.atttypid, a.atttypmod,
                 (SELECT t.relid FROM pg_catalog.pg_partition_tree(a.attrelid) t)) LIMIT 1)
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// How long catalogs may take to be read.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What rows of a table are like from some place of the log on.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,14 +141,28 @@ impl Shapes {
         if !self.tables.contains(&name) {
             return Ok(None);
         }
+        let found = tokio::time::timeout(PATIENCE, self.find(relation, &name, before)).await;
+        let found = found.unwrap_or_else(|_| {
+            let message = "the server does not answer what the table's columns are";
+            Err(Error::new(ErrorKind::Connection, message).transient())
+        });
+        found.map(Some).map_err(|error| error.context("table", name))
+    }
+
+    async fn find(
+        &mut self,
+        relation: &Relation,
+        name: &TableName,
+        before: Option<&Shape>,
+    ) -> Result<Shape> {
         // A connection that was idle for long may be gone.
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => connect(&self.settings).await?,
         };
-        let shape = self.shape(&client, relation, &name, before).await;
+        let shape = self.shape(&client, relation, name, before).await;
         self.client = Some(client);
-        shape.map(Some).map_err(|error| error.context("table", name))
+        shape
     }
 
     async fn shape(

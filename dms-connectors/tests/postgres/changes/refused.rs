@@ -163,6 +163,10 @@ async fn slots_that_are_not_ours_or_have_lost_changes() {
     let error = fails(&other).await;
     assert_eq!(error.kind(), ErrorKind::Settings);
     assert!(error.to_string().contains("another PostgreSQL server"), "{error}");
+    let beyond = capture.source.parse_position("FFFF/0").unwrap();
+    let error = fails(&beyond).await;
+    assert_eq!(error.kind(), ErrorKind::PositionLost);
+    assert!(error.to_string().contains("ends at"), "{error}");
     // A second feed.
     let feed = capture.feed().await;
     let error = fails(&capture.from).await;

@@ -74,6 +74,40 @@ async fn a_feed_that_is_cut_goes_on_without_loss_or_doubling() {
     capture.assert_same(&model).await;
 }
 
+/// The server goes down without a word and comes up again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashes_loses_nothing() {
+    let server = server::Server::start(super::LOGICAL);
+    let mut capture =
+        Capture::at(server.database().await, "CREATE TABLE t (id int PRIMARY KEY, n int)").await;
+    let (mut model, mut after) = (Model::default(), capture.from.clone());
+    for round in 0..3 {
+        let mut feed = capture.feed_after(&after, 4096).await;
+        capture
+            .run(&format!(
+                "INSERT INTO t SELECT i, 0 FROM generate_series({0}, {0} + 99) i; UPDATE t SET n = n + 1",
+                round * 100
+            ))
+            .await;
+        capture.follow(&mut feed, &mut model).await;
+        after = model.transactions.last().unwrap().clone();
+        feed.acknowledge.acknowledge(&after);
+        capture.run("DELETE FROM t WHERE id % 7 = 0").await;
+        server.crash();
+        let error = loop {
+            match feed.events.next().await.unwrap() {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_transient(), "{error}");
+        capture.client = server::connect(&capture.url).await;
+    }
+    let mut feed = capture.feed_after(&after, 1 << 20).await;
+    capture.follow(&mut feed, &mut model).await;
+    capture.assert_same(&model).await;
+}
+
 /// A transaction of 200,000 rows comes in parts of the size that was asked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_transaction_comes_in_parts() {

@@ -8,8 +8,11 @@ use dms_core::value::Value;
 
 use super::{Capture, Model, tables};
 
-/// Shapes in the order of the stream, with what older rows hold in columns.
-fn shapes(events: &[ChangeEvent]) -> Vec<(Arc<TableSchema>, Vec<u32>, Vec<(usize, Value)>)> {
+/// A table, the numbers of its columns, and what older rows hold in some.
+type Told = (Arc<TableSchema>, Vec<u32>, Vec<(usize, Value)>);
+
+/// Shapes in the order of the stream.
+fn shapes(events: &[ChangeEvent]) -> Vec<Told> {
     let shape = |event: &ChangeEvent| match event {
         ChangeEvent::Schema { table, column_ids, initial, .. } => {
             Some((Arc::clone(table), column_ids.clone(), initial.clone().into_iter().collect()))
