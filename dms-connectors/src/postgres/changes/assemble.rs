@@ -21,6 +21,9 @@ const EVENT_BYTES_MAX: usize = 256 << 20;
 /// What a record takes besides its values, about.
 const RECORD_BYTES: usize = 16;
 
+/// What a value of fixed width takes, about.
+const VALUE_BYTES: usize = 8;
+
 /// Gathers what arrives until it is cut into events.
 pub(super) struct Assembler {
     log: Log,
@@ -138,7 +141,10 @@ impl Assembler {
             Message::Relation(_) | Message::Truncate { .. } | Message::Other => Ok(()),
         };
         taken.map_err(|error| error.context("position", commit))?;
-        self.bytes += length + (rows.len() - before) * RECORD_BYTES;
+        // A value that is not there takes its place all the same.
+        let records = rows.len() - before;
+        let places = records * rows.shape.table.columns.len() * VALUE_BYTES;
+        self.bytes += length.max(places) + records * RECORD_BYTES;
         Ok(())
     }
 

@@ -18,8 +18,7 @@ SELECT current_setting('wal_level'), pg_catalog.pg_is_in_recovery(),
     current_setting('max_replication_slots')::int8,
     (SELECT count(*) FROM pg_catalog.pg_replication_slots),
     current_setting('max_wal_senders')::int8,
-    (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walsender'
-        AND pid IS DISTINCT FROM $1),
+    (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE pid IS DISTINCT FROM $1),
     EXISTS(SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
         AND (r.rolreplication OR r.rolsuper)) OR EXISTS(SELECT FROM pg_catalog.pg_roles r
         WHERE r.rolname IN ('rds_replication', 'rds_superuser')
