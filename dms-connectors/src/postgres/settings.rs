@@ -255,6 +255,19 @@ mod tests {
     }
 
     #[test]
+    fn names_of_slots() {
+        let read = |name: &str| {
+            let mut endpoint = EndpointSettings::new("postgres://db/shop");
+            endpoint.options.insert("slot-name".into(), name.into());
+            PostgresSettings::from_endpoint(&endpoint).map(|settings| settings.slot_name)
+        };
+        assert_eq!(read("of_mine_2").unwrap().as_deref(), Some("of_mine_2"));
+        for wrong in ["", "Mine", "my-slot", &"x".repeat(64)] {
+            assert!(read(wrong).unwrap_err().to_string().contains("slot-name"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn tls_by_url_option_and_variable() {
         let read = |url: &str, sslmode: Option<&str>, variable: &'static str| {
             let mut endpoint = EndpointSettings::new(url);
