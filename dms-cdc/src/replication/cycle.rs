@@ -457,11 +457,7 @@ impl Cycle<'_> {
     }
 
     /// What the goal being reached means.
-    async fn is_reached(
-        &self,
-        progress: &Progress,
-        goal: &mut Goal,
-    ) -> Result<Option<StopReason>> {
+    async fn is_reached(&self, progress: &Progress, goal: &mut Goal) -> Result<Option<StopReason>> {
         let reason = self.task.stop_when.reason();
         match self.task.stop_when {
             StopWhen::CachedChangesApplied => return Ok(Some(reason)),
