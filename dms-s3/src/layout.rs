@@ -1,6 +1,6 @@
 //! Where everything stands in a folder.
 
-use dms_core::endpoint::Partition;
+use dms_core::endpoint::{Partition, Run};
 use dms_core::schema::TableName;
 use object_store::path::{Path, PathPart};
 
@@ -29,6 +29,31 @@ pub(crate) fn is_file_name(name: &str) -> bool {
             && digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b))
             && matches!(extension, "parquet" | "csv")
     })
+}
+
+/// Whether a file name is that of a file of changes: `20230405-094615814-…`, as DMS names them, with
+/// the first transaction's place, the file's number in its commit and a part of its checksum.
+pub(crate) fn is_change_name(name: &str) -> bool {
+    let Some((stem, "parquet" | "csv")) = name.split_once('.') else { return false };
+    let parts: Vec<&str> = stem.split('-').collect();
+    let [date, time, order, part, sum] = parts[..] else { return false };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let hexadecimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    date.len() >= 8
+        && digits(date)
+        && time.len() == 9
+        && digits(time)
+        && order.len() == 16
+        && hexadecimal(order)
+        && part.len() >= 4
+        && digits(part)
+        && sum.len() == 16
+        && hexadecimal(sum)
+}
+
+/// Whether a file name is one of dms's.
+pub(crate) fn is_data_name(name: &str) -> bool {
+    is_file_name(name) || is_change_name(name)
 }
 
 /// The folder of what is ours.
@@ -143,6 +168,34 @@ pub(crate) fn receipt(
 ) -> Path {
     table_loads(store, task, table)
         .join(format!("receipt-{load:010}-{partition:06}-{epoch:010}.json"))
+}
+
+/// Where the commits of a task's changes stand.
+pub(crate) fn commits(store: &FolderStore, task: &str) -> Path {
+    below(tasks(store), task).join("changes").join("commits")
+}
+
+/// One commit.
+pub(crate) fn commit(store: &FolderStore, task: &str, number: u64) -> Path {
+    commits(store, task).join(format!("{number:020}.json"))
+}
+
+/// The number of a commit.
+pub(crate) fn commit_number(commit: &Path) -> Option<u64> {
+    claim_number(commit)
+}
+
+/// From where to look for the newest commit.
+pub(crate) fn commit_hint(store: &FolderStore, task: &str) -> Path {
+    below(tasks(store), task).join("changes").join("newest.json")
+}
+
+/// What is noted of tables as of a run's commit.
+pub(crate) fn commit_notes(store: &FolderStore, run: &Run, number: u64) -> Path {
+    below(tasks(store), &run.task)
+        .join("changes")
+        .join("notes")
+        .join(format!("{number:020}-{:010}.json", run.epoch))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@
 #[cfg(not(any(feature = "parquet", feature = "csv")))]
 compile_error!("dms-s3 needs a format: turn on the feature parquet or csv");
 
+mod changes;
 mod error;
 mod format;
 mod layout;
@@ -43,7 +44,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -62,7 +63,7 @@ pub const CONNECTORS: &[Connector] = &[Connector {
     source: Some(open_source),
     target: Some(open_target),
     change_source: None,
-    change_target: None,
+    change_target: Some(open_change_target),
 }];
 
 fn open_source(
@@ -83,6 +84,17 @@ fn open_target(
         let settings = FolderSettings::from_endpoint(&endpoint)?;
         let store = FolderStore::open(&settings)?;
         Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn Target>)
+    }
+    .boxed()
+}
+
+fn open_change_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+    async move {
+        let settings = FolderSettings::from_endpoint(&endpoint)?;
+        let store = FolderStore::open(&settings)?;
+        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn ChangeTarget>)
     }
     .boxed()
 }
