@@ -3,6 +3,7 @@
 
 #[cfg(feature = "azure")]
 mod azure;
+mod changes;
 mod conformance;
 mod crash;
 mod damage;
