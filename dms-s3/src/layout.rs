@@ -1,6 +1,6 @@
 //! Where everything stands in a folder.
 
-use dms_core::endpoint::{Partition, Run};
+use dms_core::endpoint::Partition;
 use dms_core::schema::TableName;
 use object_store::path::{Path, PathPart};
 
@@ -190,12 +190,9 @@ pub(crate) fn commit_hint(store: &FolderStore, task: &str) -> Path {
     below(tasks(store), task).join("changes").join("newest.json")
 }
 
-/// What is noted of tables as of a run's commit.
-pub(crate) fn commit_notes(store: &FolderStore, run: &Run, number: u64) -> Path {
-    below(tasks(store), &run.task)
-        .join("changes")
-        .join("notes")
-        .join(format!("{number:020}-{:010}.json", run.epoch))
+/// What is noted of tables as of a commit; the checksum of it keeps those of two runs apart.
+pub(crate) fn commit_notes(store: &FolderStore, task: &str, number: u64, sum: &str) -> Path {
+    below(tasks(store), task).join("changes").join("notes").join(format!("{number:020}-{sum}.json"))
 }
 
 #[cfg(test)]
@@ -212,6 +209,11 @@ mod tests {
         }
         for name in ["LOAD1.parquet", "load00000001.csv", "LOAD0000000g.csv", "x.parquet"] {
             assert!(!is_file_name(name), "{name}");
+        }
+        let change = "20261121-110129123-000000000000002A-0001-9f86d081884c7d65.parquet";
+        assert!(is_change_name(change) && is_data_name(change) && !is_file_name(change));
+        for name in ["20261121-110129123.parquet", &change[1..], &change.replace("2A", "2G")] {
+            assert!(!is_data_name(name), "{name}");
         }
     }
 }

@@ -162,8 +162,14 @@ impl FolderApply {
         tables.retain(|old| self.notes.iter().all(|new| new.table != old.table));
         tables.extend(self.notes.iter().cloned());
         tables.sort_by(|a, b| a.table.cmp(&b.table));
-        let path = layout::commit_notes(&self.store, &self.run, number);
-        self.store.put(&path, &Notes { version: VERSION, tables }, false).await?;
+        let notes = Notes { version: VERSION, tables };
+        let json = serde_json::to_vec(&notes)
+            .map_err(|error| Error::unexpected("JSON cannot be written").with_source(error))?;
+        // What a commit names is never written over by another content.
+        let sum = blake3::hash(&json).to_hex();
+        let sum = sum.get(..16).unwrap_or_default();
+        let path = layout::commit_notes(&self.store, &self.run.task, number, sum);
+        self.store.put(&path, &notes, false).await?;
         Ok(Some(self.store.relative(&path)))
     }
 }

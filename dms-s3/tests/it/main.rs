@@ -3,6 +3,7 @@
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(all(feature = "parquet", feature = "csv"))]
 mod changes;
 mod conformance;
 mod crash;
