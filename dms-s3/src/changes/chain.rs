@@ -67,9 +67,57 @@ pub(crate) async fn put(store: &FolderStore, run: &Run, commit: &Commit) -> Resu
         }
     }
     fault::point("folder-apply-committed")?;
-    if commit.number % HINT_EVERY == 0 {
+    if commit.number.is_multiple_of(HINT_EVERY) {
         let hint = Hint { version: VERSION, number: commit.number };
         store.put(&layout::commit_hint(store, &run.task), &hint, false).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dms_core::position::Position;
+    use object_store::path::Path;
+
+    use super::*;
+
+    fn commit(run: &Run, number: u64) -> Commit {
+        Commit {
+            version: VERSION,
+            task: run.task.clone(),
+            epoch: run.epoch,
+            number,
+            from: None,
+            to: Some(Position::new(number, number.to_string())),
+            committed_at: None,
+            acts: Vec::new(),
+            exceptions: Vec::new(),
+            exceptions_total: 0,
+            notes: None,
+        }
+    }
+
+    /// Also where the hint is older than the newest commit, and where what it names is gone.
+    #[tokio::test]
+    async fn the_newest_commit_is_found_behind_the_hint() {
+        let memory = Arc::new(object_store::memory::InMemory::new());
+        let store = FolderStore::with_store(memory, Path::from("raw"));
+        let run = progress::begin(&store, "task").await.unwrap().run;
+        assert_eq!(newest(&store, "task").await.unwrap(), None);
+        for number in 1..=2 * HINT_EVERY + 3 {
+            put(&store, &run, &commit(&run, number)).await.unwrap();
+            if number < 4 || number % HINT_EVERY < 3 || number % HINT_EVERY > HINT_EVERY - 3 {
+                let found = newest(&store, "task").await.unwrap().unwrap();
+                assert_eq!(found, commit(&run, number));
+            }
+        }
+        // The answer to the last was lost.
+        put(&store, &run, &commit(&run, 2 * HINT_EVERY + 3)).await.unwrap();
+        for number in 2 * HINT_EVERY..=2 * HINT_EVERY + 3 {
+            store.delete(&layout::commit(&store, "task", number)).await.unwrap();
+        }
+        assert_eq!(newest(&store, "task").await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
 }

@@ -89,7 +89,7 @@ pub(crate) async fn load(target: &FolderTarget) -> Run {
     let (table, whole) = (table(false), Partition::whole());
     let at = position(0);
     let mode = TablePrepMode::DropAndCreate;
-    target.prepare(&run, &table, mode, &[whole.clone()], Some(&at)).await.unwrap();
+    target.prepare(&run, &table, mode, std::slice::from_ref(&whole), Some(&at)).await.unwrap();
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..LOADED));
     let names: ArrayRef =
         Arc::new((0..LOADED).map(|id| Some(format!("n{id}"))).collect::<StringArray>());
