@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray};
 use dms_core::ErrorKind;
-use dms_core::change::{ChangeRecord, Identity, Operation};
+use dms_core::change::{ChangeBatch, ChangeRecord, ChangeRows, Identity, Operation};
 use dms_core::endpoint::{
     ApplyException, ChangeTarget, Note, ReplicatedTable, Step, TablePrepMode, Target,
 };
@@ -139,13 +140,20 @@ async fn written(
     identity: Identity,
     records: &[ChangeRecord],
 ) -> dms_core::Result<Vec<Vec<Option<String>>>> {
+    written_step(settings, &rows_step(&table(true), identity, 1, records)).await
+}
+
+async fn written_step(
+    settings: impl FnOnce(&mut FolderSettings),
+    step: &Step,
+) -> dms_core::Result<Vec<Vec<Option<String>>>> {
     let place = tempfile::tempdir().unwrap();
     let mut options = FolderSettings::new(format!("file://{}", place.path().display()));
     settings(&mut options);
     let target = FolderTarget::new(FolderStore::open(&options)?, options)?;
     let run = load(&target).await;
     let mut apply = target.begin_apply(&run).await?;
-    apply.step(&rows_step(&table(true), identity, 1, records), false).await?;
+    apply.step(step, false).await?;
     apply.commit(&position(1), None).await?;
     let commits = commits(place.path());
     let acts = commits[0]["acts"].as_array().unwrap();
@@ -220,6 +228,28 @@ async fn operations_are_written_as_dms_names_them() {
     let timed = written(timed, key(), &every_operation()[..1]).await.unwrap();
     let at = Some("2026-11-21 11:01:30.123456");
     assert_eq!(timed, [line("I", &[at, Some("60"), Some("a"), Some("n")])]);
+}
+
+/// A source may leave anything in a column that a record does not hold.
+#[tokio::test]
+async fn what_a_record_does_not_hold_is_not_written() {
+    let texts = || -> ArrayRef { Arc::new(StringArray::from(vec!["left", "over"])) };
+    let batch = ChangeBatch::of_columns(
+        table(true),
+        Identity::Key(vec![0]),
+        vec![Operation::Delete.code(), Operation::Update.code()].into(),
+        vec![0, 1].into(),
+        Some(BinaryArray::from_opt_vec(vec![None, Some(&[0b100])])),
+        vec![Arc::new(Int64Array::from(vec![1, 2])), texts(), texts()],
+    );
+    let rows = ChangeRows { batches: vec![batch.unwrap()], transactions: vec![transaction(1, 2)] };
+    let named = |s: &mut FolderSettings| s.cdc_unchanged_column = Some("unchanged".to_owned());
+    let rows = written_step(named, &Step::Log(rows)).await.unwrap();
+    let expected = [
+        line("D", &[Some("1"), None, None, None]),
+        line("U", &[Some("2"), Some("over"), None, Some("[\"note\"]")]),
+    ];
+    assert_eq!(rows, expected);
 }
 
 #[tokio::test]
