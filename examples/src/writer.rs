@@ -91,7 +91,7 @@ fn order(transaction: &Transaction<'_>, number: u64) -> rusqlite::Result<()> {
         )?;
     }
     transaction.execute(
-        "UPDATE customer SET c_acctbal = c_acctbal - 12.34 WHERE c_custkey = ?1",
+        "UPDATE customer SET c_acctbal = round(c_acctbal - 12.34, 2) WHERE c_custkey = ?1",
         [customer],
     )?;
     if number % 3 == 2 {

@@ -59,11 +59,14 @@ impl BufferReader {
                 }
                 Next::Nothing => self.shared.items.notified().await,
                 Next::End(error) => {
+                    // All of it before the wait, in which the future may be dropped.
                     self.ended = true;
-                    let log = Arc::clone(&self.log);
-                    let tidied = blocking(move || tidy(&log)).await;
-                    self.error = error.or(tidied.err());
+                    self.error = error;
                     self.skip.end(&mut self.ready);
+                    let log = Arc::clone(&self.log);
+                    if let Err(error) = blocking(move || tidy(&log)).await {
+                        self.error.get_or_insert(error);
+                    }
                 }
             }
         }
