@@ -1,5 +1,5 @@
-//! Changes on their way to a target: what many come to (net changes), by keys of one number and of
-//! number and text. Throughput is in records.
+//! Changes on their way to a target: PostgreSQL's log into record batches, and what many changes come
+//! to (net changes), by keys of one number and of number and text. Throughput is in records.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use arrow::array::{
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dms_cdc::net::NetChanges;
+use dms_connectors::postgres::decode_changes;
 use dms_core::Result;
-use dms_core::change::{ChangeBatch, Identity, Operation};
+use dms_core::change::{ChangeBatch, ChangeEvent, Identity, Operation};
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
 
 /// What a batch of some MiB holds.
@@ -79,5 +80,60 @@ fn net(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, net);
+const RELATION: u32 = 16_400;
+
+/// A message of `pgoutput` with these values, in binary form.
+fn message(kind: u8, tuple: u8, values: &[Option<&[u8]>]) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend(RELATION.to_be_bytes());
+    out.push(tuple);
+    out.extend(u16::try_from(values.len()).unwrap_or(0).to_be_bytes());
+    for value in values {
+        let Some(value) = value else {
+            out.push(b'n');
+            continue;
+        };
+        out.push(b'b');
+        out.extend(u32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+        out.extend(*value);
+    }
+    out
+}
+
+/// The log of 50,000 changes: of ten, four inserts, four updates and two deletes.
+fn log() -> Vec<Vec<u8>> {
+    let change = |record: i64| {
+        let (id, note) = (record.to_be_bytes(), format!("the note of {record}"));
+        // 1234.56, with two digits behind the point (`numeric_send` of the server).
+        let amount = [0, 2, 0, 0, 0, 0, 0, 2, 4, 210, 21, 224];
+        let row: [Option<&[u8]>; 5] =
+            [Some(&id), Some(&id), Some(&amount), Some(note.as_bytes()), Some(&id)];
+        match record % 10 {
+            0..4 => message(b'I', b'N', &row),
+            4..8 => message(b'U', b'N', &row),
+            _ => message(b'D', b'K', &[Some(&id), None, None, None, None]),
+        }
+    };
+    (0..RECORDS).map(change).collect()
+}
+
+fn decode(c: &mut Criterion) {
+    let (table, identity, log) = (orders(), Identity::Key(vec![0]), log());
+    let events = || {
+        let messages = log.iter().map(Vec::as_slice);
+        decode_changes(&table, &identity, RELATION, 1 << 20, messages)
+    };
+    let count =
+        events().unwrap_or_else(|error| panic!("{error}")).iter().map(|event| match event {
+            ChangeEvent::Rows(rows) => rows.records(),
+            _ => 0,
+        });
+    assert_eq!(count.sum::<usize>() as u64, RECORDS.unsigned_abs());
+    let mut group = c.benchmark_group("pgoutput");
+    group.throughput(Throughput::Elements(RECORDS.unsigned_abs())).sample_size(20);
+    group.bench_function("decode", |b| b.iter(|| black_box(events())));
+    group.finish();
+}
+
+criterion_group!(benches, decode, net);
 criterion_main!(benches);
