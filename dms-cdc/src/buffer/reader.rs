@@ -26,6 +26,8 @@ pub struct BufferReader {
     pub(super) skip: Skip,
     pub(super) ready: VecDeque<ChangeEvent>,
     pub(super) ended: bool,
+    /// What comes behind the last event.
+    pub(super) error: Option<Error>,
 }
 
 /// What comes next.
@@ -45,7 +47,7 @@ impl BufferReader {
                 return Some(Ok(event));
             }
             if self.ended {
-                return None;
+                return self.error.take().map(Err);
             }
             match self.take() {
                 Next::Memory(event) => self.skip.pass(event, &mut self.ready),
@@ -60,7 +62,8 @@ impl BufferReader {
                     self.ended = true;
                     let log = Arc::clone(&self.log);
                     let tidied = blocking(move || tidy(&log)).await;
-                    return error.or(tidied.err()).map(Err);
+                    self.error = error.or(tidied.err());
+                    self.skip.end(&mut self.ready);
                 }
             }
         }

@@ -292,8 +292,16 @@ impl Cycle<'_> {
             tables,
         );
         let bound = self.bound()?;
-        let batch_bytes = settings.changes.batch_bytes;
-        let feeder = Feeder { reader, router, bound, batch_bytes, batches, told };
+        let feeder = Feeder {
+            reader,
+            router,
+            bound,
+            batch_bytes: settings.changes.batch_bytes,
+            batches,
+            told,
+            hint: target.batch_hint(),
+            is_ongoing: false,
+        };
         tasks.spawn(feeder.run());
         let mut goal = Goal::of(source.log_status(&self.task.name).await?.end);
         status.phase(Phase::CachedChanges);
@@ -304,7 +312,7 @@ impl Cycle<'_> {
         let deadline = self.deadline();
         loop {
             if progress.reached.order >= goal.position.order
-                && let Some(reason) = self.is_reached(&progress, &mut goal).await?
+                && let Some(reason) = self.is_reached(&progress, &mut goal, &tell).await?
             {
                 self.settle(&applier, &progress, &tell).await?;
                 acknowledge.acknowledge(&progress.reached);
@@ -314,6 +322,7 @@ impl Cycle<'_> {
                 biased;
                 () = self.stop.cancelled() => {
                     self.settle(&applier, &progress, &tell).await?;
+                    acknowledge.acknowledge(&progress.reached);
                     return Ok(Ended::Stopped(StopReason::Normal));
                 }
                 () = deadline.passed() => {
@@ -457,7 +466,12 @@ impl Cycle<'_> {
     }
 
     /// What the goal being reached means.
-    async fn is_reached(&self, progress: &Progress, goal: &mut Goal) -> Result<Option<StopReason>> {
+    async fn is_reached(
+        &self,
+        progress: &Progress,
+        goal: &mut Goal,
+        tell: &mpsc::UnboundedSender<Told>,
+    ) -> Result<Option<StopReason>> {
         let reason = self.task.stop_when.reason();
         match self.task.stop_when {
             StopWhen::CachedChangesApplied => return Ok(Some(reason)),
@@ -470,6 +484,7 @@ impl Cycle<'_> {
             }
             _ => {
                 self.task.status.phase(Phase::Ongoing);
+                let _ = tell.send(Told::Ongoing);
                 goal.position = Position::new(u64::MAX, "");
             }
         }

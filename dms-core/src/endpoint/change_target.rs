@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -22,6 +23,12 @@ use crate::value::Value;
 pub trait ChangeTarget: Target {
     /// In which form this target takes changes.
     fn change_form(&self) -> ChangeForm;
+
+    /// How many changes are best applied in one go, where that matters to the target: whoever
+    /// applies them commits when either bound is reached.
+    fn batch_hint(&self) -> Option<BatchHint> {
+        None
+    }
 
     /// What the target holds of the task's replication.
     ///
@@ -92,6 +99,15 @@ pub trait Apply: Send {
     ) -> Result<()> {
         self.commit(position, committed_at).await
     }
+}
+
+/// When a target had best commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHint {
+    /// When so many bytes of changes have been gathered, about.
+    pub bytes: u64,
+    /// When the oldest of them is so old.
+    pub age: Duration,
 }
 
 /// How a target takes changes.
