@@ -19,7 +19,7 @@ use crate::stop::Bound;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) batch: Batch,
-    /// What it comes to, if the target takes net changes.
+    /// What it comes to, if the target takes net changes of many transactions together.
     pub(crate) steps: Option<Vec<Prepare>>,
     /// Nothing comes after it: the next transaction lies beyond the bound.
     pub(crate) is_last: bool,
@@ -123,7 +123,7 @@ impl Feeder {
     fn prepare(&self, batch: &mut Batch, is_last: bool) -> Result<Prepared> {
         let next = Batch { complete: batch.complete, ..Batch::default() };
         let ready = std::mem::replace(batch, next);
-        let steps = self.router.is_net().then(|| net(&ready)).transpose()?;
+        let steps = self.router.is_joined().then(|| net(&ready)).transpose()?;
         Ok(Prepared { batch: ready, steps, is_last, waiting: self.reader.status() })
     }
 

@@ -40,7 +40,8 @@ pub trait ChangeTarget: Target {
     /// Begins a transaction of the target, in which any number of the source's are applied.
     ///
     /// # Errors
-    /// `Connection`; `Stopped` if the run is fenced.
+    /// `Connection`; `Stopped` if the run is fenced. Behind [`Apply::commit_soon`] they may come
+    /// later, with those of the commit at the latest.
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>>;
 
     /// What the target holds of a task, without claiming it.
@@ -84,6 +85,20 @@ pub trait Apply: Send {
     /// error when it is not known whether the transaction was committed:
     /// [`ChangeTarget::replication`] tells.
     async fn commit(self: Box<Self>, position: &Position, committed_at: Option<i64>) -> Result<()>;
+
+    /// As [`commit`](Self::commit), of a transaction that others follow at once: seen by all from
+    /// now on, with its position, and durable at the latest with the next `commit` of the run. What
+    /// [`ChangeTarget::replication`] tells is durable in any case.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    async fn commit_soon(
+        self: Box<Self>,
+        position: &Position,
+        committed_at: Option<i64>,
+    ) -> Result<()> {
+        self.commit(position, committed_at).await
+    }
 }
 
 /// When a target had best commit.
