@@ -59,7 +59,7 @@ impl Session {
         matches!(self, Self::Postgres { .. })
     }
 
-    /// Runs statements; returns what they answer.
+    /// Runs statements; returns what they answer, for a file only if it is one.
     pub(crate) fn run(&mut self, sql: &str) -> Result<Rows, Refused> {
         match self {
             Self::Postgres { runtime, client } => {
@@ -73,15 +73,17 @@ impl Session {
                 Ok(rows.collect())
             }
             Self::Sqlite(file) => {
-                let (mut all, mut batch) = (Vec::new(), rusqlite::Batch::new(file, sql));
-                while let Some(mut statement) = batch.next()? {
-                    let columns = statement.column_count();
-                    let mut rows = statement.query([])?;
-                    while let Some(row) = rows.next()? {
-                        let value = |at| Ok(text_of(row.get_ref(at)?));
-                        let row: Result<_, rusqlite::Error> = (0..columns).map(value).collect();
-                        all.push(row?);
-                    }
+                if sql.contains(';') {
+                    file.execute_batch(sql)?;
+                    return Ok(Vec::new());
+                }
+                let (mut all, mut statement) = (Vec::new(), file.prepare(sql)?);
+                let columns = statement.column_count();
+                let mut rows = statement.query([])?;
+                while let Some(row) = rows.next()? {
+                    let value = |at| Ok(text_of(row.get_ref(at)?));
+                    let row: Result<_, rusqlite::Error> = (0..columns).map(value).collect();
+                    all.push(row?);
                 }
                 Ok(all)
             }

@@ -21,7 +21,7 @@ use crate::session::{Rows, Session};
 /// A source, and a task that follows it.
 struct Followed {
     folder: TempDir,
-    server: Server,
+    _server: Server,
     source: String,
     target: String,
     settings: Json,
@@ -43,7 +43,7 @@ impl Followed {
             "ErrorBehavior": {"RecoverableErrorInterval": 1},
             "Engine": {"SpillFolder": folder.path().join("spill")},
         });
-        Self { folder, server, source, target, settings }
+        Self { folder, _server: server, source, target, settings }
     }
 
     fn source(&self) -> Session {
