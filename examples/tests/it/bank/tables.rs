@@ -24,13 +24,14 @@ pub(super) fn total() -> i64 {
 /// The journal's row that tells an observer that the load was complete before it.
 pub(super) const MARKER: i64 = -1;
 
-/// The tables, in a schema of PostgreSQL or in a file.
-fn tables(schema: &str) -> String {
+/// The tables, in a schema of PostgreSQL or in a file. A file that is a source needs a key in each;
+/// where there is none, one row may be there twice.
+fn tables(schema: &str, key: &str) -> String {
     format!(
         "CREATE TABLE {schema}.accounts_keyed (
              id bigint PRIMARY KEY, balance bigint NOT NULL, moves bigint NOT NULL, note text);
          CREATE TABLE {schema}.accounts_bare (
-             id bigint NOT NULL, balance bigint NOT NULL, moves bigint NOT NULL, note text);
+             id bigint NOT NULL {key}, balance bigint NOT NULL, moves bigint NOT NULL, note text);
          CREATE TABLE {schema}.accounts_unique (
              id bigint PRIMARY KEY, balance bigint NOT NULL, moves bigint NOT NULL,
              code text NOT NULL);
@@ -39,7 +40,7 @@ fn tables(schema: &str) -> String {
          CREATE TABLE {schema}.accounts_owned (
              id bigint PRIMARY KEY, balance bigint NOT NULL, moves bigint NOT NULL,
              owner bigint NOT NULL REFERENCES owners (id));
-         CREATE TABLE {schema}.journal (id bigint NOT NULL, touched bigint NOT NULL, note text);"
+         CREATE TABLE {schema}.journal (id bigint NOT NULL {key}, touched bigint NOT NULL, note text);"
     )
 }
 
@@ -47,13 +48,13 @@ fn tables(schema: &str) -> String {
 pub(super) fn make_source(source: &mut Session) {
     let is_postgres = source.is_postgres();
     if is_postgres {
-        source.must(&tables("public"));
+        source.must(&tables("public", ""));
         for table in ["accounts_bare", "journal"] {
             source.must(&format!("ALTER TABLE {table} REPLICA IDENTITY FULL"));
         }
     } else {
         source.must("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = on");
-        source.must(&tables("main"));
+        source.must(&tables("main", "UNIQUE"));
     }
     source.must("BEGIN");
     let series = format!(
@@ -72,7 +73,9 @@ pub(super) fn make_target(target: &mut Session, schema: &str) {
     if target.is_postgres() {
         target.must(&format!("CREATE SCHEMA IF NOT EXISTS {schema}; SET search_path = {schema}"));
     }
-    target.must(&tables(schema));
+    target.must(&tables(schema, ""));
+    target.must("CREATE INDEX bare_id ON accounts_bare (id)");
+    target.must("CREATE INDEX journal_id ON journal (id)");
     target.must("CREATE TABLE seen (id bigint PRIMARY KEY, times bigint NOT NULL)");
     let count = "INSERT INTO seen VALUES (NEW.id, 1) \
         ON CONFLICT (id) DO UPDATE SET times = seen.times + 1;";

@@ -84,7 +84,7 @@ impl Task {
     pub(super) fn die_at(&mut self, point: &str, passage: u64, must: bool) -> bool {
         let mut run = self.start(Some(&format!("{point}=abort:{passage}")));
         let began = Instant::now();
-        let patience = if must { PATIENCE } else { Duration::from_millis(1500) };
+        let patience = if must { PATIENCE } else { Duration::from_millis(500) };
         while began.elapsed() < patience {
             if let Some(status) = run.child.try_wait().unwrap() {
                 assert_eq!(status.signal(), Some(SIGABRT), "at {point}: {}", run.told());

@@ -73,7 +73,7 @@ impl Writer {
                     }
                 }
             }
-            std::thread::sleep(Duration::from_millis(self.random.below(12)));
+            std::thread::sleep(Duration::from_millis(self.random.below(40)));
         }
     }
 
@@ -107,7 +107,7 @@ impl Writer {
         let kind = self.random.below(100);
         match kind {
             0..=9 => self.savepoints()?,
-            10..=19 => self.exchange_codes()?,
+            10 => self.exchange_codes()?,
             20..=27 => self.open_account()?,
             28..=35 => self.close_account()?,
             36..=43 => self.change_key()?,

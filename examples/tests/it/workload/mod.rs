@@ -107,7 +107,8 @@ impl Followed {
         let (mut source, mut target) = (self.source(), self.target());
         for table in tables {
             let (here, there) = (rows(&mut source, table), rows(&mut target, table));
-            assert_eq!(here.0, there.0, "columns of {table}");
+            let notes = target.run(NOTES);
+            assert_eq!(here.0, there.0, "columns of {table}: {notes:?}");
             let missing: Rows = minus(&here.1, &there.1);
             let extra: Rows = minus(&there.1, &here.1);
             assert!(
@@ -119,6 +120,9 @@ impl Followed {
         }
     }
 }
+
+/// What the target remembers of its tables.
+const NOTES: &str = "SELECT table_name, suspended, shape FROM dms.dms_replicated";
 
 fn signal_and_wait(child: &mut Child) {
     if child.try_wait().unwrap().is_none() {
