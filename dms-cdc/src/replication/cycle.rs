@@ -141,18 +141,33 @@ impl Cycle<'_> {
         }
         // What was loaded before has to be followed from there on.
         let loaded = held.progress.tables.iter().filter(|(_, table)| table.finished);
-        for (table, progress) in loaded {
-            let lost = progress.position.as_ref().is_none_or(|at| at.order < begun.order);
-            if lost && self.task.kind == MigrationType::FullLoadAndCdc {
-                return Err(Error::new(
-                    ErrorKind::PositionLost,
-                    "the source does not hold the changes since the table was loaded; load it \
-                     again",
-                )
-                .context("table", table));
+        let mut start = begun.clone();
+        for (table, progress) in loaded.filter(|_| self.task.kind == MigrationType::FullLoadAndCdc)
+        {
+            match &progress.position {
+                Some(at) if at.order >= begun.order => {}
+                // What the source was told to forget may lie on disk; the feed refuses if it does
+                // not.
+                Some(at) if self.is_kept_on_disk() => {
+                    if at.order < start.order {
+                        start = at.clone();
+                    }
+                }
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::PositionLost,
+                        "the source does not hold the changes since the table was loaded; load it \
+                         again",
+                    )
+                    .context("table", table));
+                }
             }
         }
-        Ok(begun)
+        Ok(start)
+    }
+
+    fn is_kept_on_disk(&self) -> bool {
+        self.task.settings.changes.spill_durability == SpillDurability::Disk
     }
 
     async fn capture(
