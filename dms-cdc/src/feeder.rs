@@ -66,7 +66,9 @@ impl Feeder {
         let mut batch = Batch { complete: true, ..Batch::default() };
         let mut is_last = false;
         loop {
-            let has_some = !batch.is_empty() || batch.position.is_some();
+            // Without a position nothing can be made durable: what stands between transactions
+            // waits for the next one.
+            let has_some = batch.position.is_some() || (!batch.is_empty() && !batch.complete);
             let is_full = batch.bytes() >= self.batch_bytes;
             let may_send = has_some && (batch.complete || is_full);
             // A target that waits gets what there is, but not crumbs of what flows.

@@ -10,8 +10,9 @@
 
 mod cycle;
 mod load;
+mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Counts;
+use crate::route::is_failure;
 use crate::status::{Phase, ReplicationStatus, Teller};
 use cycle::{Cycle, Ended};
 
@@ -279,6 +281,8 @@ struct Books {
     /// The names at the source of the target's tables.
     names: BTreeMap<TableName, TableName>,
     suspended: BTreeMap<TableName, String>,
+    /// Tables that came while the task ran and cannot be followed.
+    refused: BTreeSet<TableName>,
 }
 
 impl Books {
@@ -290,7 +294,7 @@ impl Books {
             (table.inserts, table.updates, table.deletes) =
                 (counts.inserts, counts.updates, counts.deletes);
         }
-        for (target, reason) in self.suspended {
+        for (target, reason) in self.suspended.into_iter().filter(|(_, why)| is_failure(why)) {
             let name = self.names.get(&target).unwrap_or(&target);
             let Some(table) = tables.get_mut(name) else { continue };
             table.state = dms_core::task::TableState::Error;
