@@ -64,8 +64,8 @@ impl Feeder {
     async fn feed(&mut self) -> Result<()> {
         let sender = self.batches.clone();
         let mut batch = Batch { complete: true, ..Batch::default() };
-        let mut is_last = false;
-        loop {
+        let (mut is_last, mut is_sent) = (false, false);
+        while !is_sent {
             // Without a position nothing can be made durable: what stands between transactions
             // waits for the next one.
             let has_some = batch.position.is_some() || (!batch.is_empty() && !batch.complete);
@@ -81,21 +81,22 @@ impl Feeder {
                 },
                 permit = sender.reserve(), if may_send && is_enough => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    is_sent = is_last;
                     permit.send(Ok(self.prepare(&mut batch, is_last)?));
                 }
                 event = self.reader.next(), if !is_full && !is_last => match event {
                     Some(event) => is_last = self.take(event?, &mut batch)?,
                     None => return Ok(()),
                 },
+                // The last one says so, whether there is anything in it or not.
                 permit = sender.reserve(), if may_send || is_last => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    is_sent = is_last;
                     permit.send(Ok(self.prepare(&mut batch, is_last)?));
                 }
             }
-            if is_last && batch.is_empty() && batch.position.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Takes what was gathered.
@@ -120,6 +121,7 @@ impl Feeder {
     fn take(&mut self, event: ChangeEvent, batch: &mut Batch) -> Result<bool> {
         let (event, is_last) = match event {
             ChangeEvent::Rows(rows) => {
+                self.bound.check(&rows.transactions)?;
                 let beyond = rows.transactions.iter().position(|t| self.bound.excludes(t));
                 match beyond {
                     Some(0) => return Ok(true),

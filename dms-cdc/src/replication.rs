@@ -299,10 +299,9 @@ impl Books {
             let Some(table) = tables.get_mut(name) else { continue };
             table.state = dms_core::task::TableState::Error;
             table.error.get_or_insert_with(|| {
-                Error::new(
-                    ErrorKind::Schema,
-                    format!("the table takes no more changes: {reason}; load it again"),
-                )
+                let help = if reason.ends_with("again") { "" } else { "; load it again" };
+                let message = format!("the table takes no more changes: {reason}{help}");
+                Error::new(ErrorKind::Schema, message)
             });
         }
         let tables: Vec<TableReport> = tables.into_values().collect();

@@ -43,6 +43,9 @@ const CAUGHT_UP: Duration = Duration::from_secs(1);
 /// How long a stop may take that was asked for.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long servers are told that a statement is given up.
+const GOODBYE: Duration = Duration::from_millis(300);
+
 /// How a cycle ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -80,6 +83,10 @@ impl Cycle<'_> {
             ended = self.run_with(&mut tasks, books) => ended,
             () = self.out_of_patience() => Ok(Ended::Stopped(StopReason::Normal)),
         };
+        if self.stop.is_cancelled() {
+            // What was given up tells the servers so, which would go on with it otherwise.
+            tokio::time::sleep(GOODBYE).await;
+        }
         // The next cycle uses what these hold.
         tasks.shutdown().await;
         ended
@@ -105,6 +112,7 @@ impl Cycle<'_> {
         source.check_capture(name, &captured).await.context("side", "source")?;
         let mut held = self.held().await?;
         self.forget_others(&plans, &mut held).await?;
+        self.forget_captures(&plans, &held).await?;
         let begun = source.begin_capture(name, &captured).await.context("side", "source")?;
         fault::point("cdc-capture-begun")?;
         let start = self.start(&held, begun).await?;

@@ -68,6 +68,21 @@ impl Cycle<'_> {
         Ok(())
     }
 
+    /// Has capture begin anew with tables of which no load is there.
+    pub(super) async fn forget_captures(&self, plans: &[TablePlan], held: &Held) -> Result<()> {
+        if self.task.kind == MigrationType::Cdc {
+            return Ok(());
+        }
+        let is_new = |plan: &&TablePlan| !held.progress.tables.contains_key(&plan.target.name);
+        let names = plans.iter().filter(is_new).map(|plan| plan.source.name.clone());
+        let names: Vec<TableName> = names.collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let forgotten = self.task.source.forget_capture(&self.task.name, &names).await;
+        forgotten.context("side", "source")
+    }
+
     /// What is known of each table.
     pub(super) fn replicated(
         &self,

@@ -22,6 +22,7 @@ pub(crate) async fn status(path: &Path, as_json: bool) -> Result<ExitCode> {
     });
     let log = match definition.migration_type {
         MigrationType::FullLoad => None,
+        _ if record.is_none() => None,
         _ => Some(log(&definition).await?),
     };
     if as_json {

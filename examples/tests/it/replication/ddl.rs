@@ -117,7 +117,7 @@ fn assert_suspended(task: &Task, pair: Pair) {
     task.source.execute("INSERT INTO other VALUES (2, 'meanwhile')");
     let ended = task.catch_up().with_code(1);
     task.assert_same("other");
-    says(&ended.stdout, &[table(pair), "load it again"]);
+    says(&ended.stdout, &[table(pair), "again"]);
     let status = task.status();
     let tables = status["tables"].as_array().unwrap();
     let of = |name: &str| tables.iter().find(|t| t["name"] == name).unwrap();
@@ -136,7 +136,7 @@ fn changes_of_columns_are_followed_while_the_task_runs() {
         task.source.execute(change.after);
         task.source.execute("INSERT INTO other VALUES (3, 'last')");
         run.until("the end", || task.target.rows("other").len() == 2);
-        run.stop().with_code(130);
+        run.stop().with_code(if change.followed { 130 } else { 1 });
         if change.followed {
             task.catch_up().with_code(0);
             task.assert_same("t");
@@ -151,23 +151,22 @@ fn has(task: &Task, value: &str) -> bool {
     task.target.rows("t").iter().any(|row| row.contains(value))
 }
 
-/// The feed comes to know of the change behind changes of the old shape that wait in the log.
+/// The change is the first of all that comes after the load, or one among others.
 #[test]
 fn changes_of_columns_are_followed_that_were_made_between_runs() {
     each(|pair, change| {
-        let task = Task::new(pair, TABLES);
-        task.catch_up().with_code(0);
-        // The first of all changes, or one among others.
-        for rows in ["", BEFORE] {
-            let task = if rows.is_empty() { Task::new(pair, TABLES) } else { rebuilt(&task) };
+        for before in ["", BEFORE] {
+            let task = Task::new(pair, TABLES);
             task.catch_up().with_code(0);
-            task.source.execute(rows);
-            if !rows.is_empty() {
+            if !before.is_empty() {
+                task.source.execute(before);
                 task.catch_up().with_code(0);
             }
             task.source.execute(change.sql);
             task.source.execute(change.after);
-            if change.followed {
+            // A file has no names of columns but those that the feed gives them.
+            let is_told = pair != Pair::Sqlite || !before.is_empty() || change.name != "rename";
+            if change.followed && is_told {
                 task.catch_up().with_code(0);
                 task.assert_same("t");
                 task.source.execute("UPDATE t SET n = 77 WHERE id = 2");
@@ -179,14 +178,6 @@ fn changes_of_columns_are_followed_that_were_made_between_runs() {
             }
         }
     });
-}
-
-fn rebuilt(task: &Task) -> Task {
-    let pair = match task.source {
-        super::task::Side::Sqlite(_) => Pair::Sqlite,
-        super::task::Side::Postgres(_) => Pair::Postgres,
-    };
-    Task::new(pair, TABLES)
 }
 
 #[test]

@@ -194,18 +194,12 @@ impl Task {
             }
             endpoint
         };
-        let rules = self.rules.iter().enumerate().map(|(at, rule)| {
-            let mut rule = rule.clone();
-            (rule["rule-id"], rule["rule-name"]) = (json!(at.to_string()), json!(at.to_string()));
-            rule
-        });
-        let rules: Vec<Json> = rules.collect();
         let mut task = json!({
             "name": self.name,
             "source": endpoint(self.source.url(), &self.source_options),
             "target": endpoint(self.target.url(), &self.target_options),
             "migration-type": self.kind,
-            "table-mappings": {"rules": rules},
+            "table-mappings": {"rules": self.numbered_rules()},
             "settings": self.settings,
         });
         for (name, value) in [("start-at", &self.start_at), ("stop-when", stop_when)] {
@@ -245,6 +239,36 @@ impl Task {
     /// What `migrate status --json` says.
     pub(super) fn status(&self) -> Json {
         self.call(&["status", "--json"]).with_code(0).json()
+    }
+
+    /// A target into which a task of the same rules loads what the source holds now.
+    pub(super) fn loaded_now(&self) -> Side {
+        let target = match &self.target {
+            Side::Postgres(_) => Side::on(logical()),
+            Side::Sqlite(_) => {
+                let file = self.path("loaded.db");
+                let _ = std::fs::remove_file(&file);
+                Side::Sqlite(file)
+            }
+        };
+        let task = json!({
+            "name": "load", "source": {"url": self.source.url()}, "target": {"url": target.url()},
+            "migration-type": "full-load", "table-mappings": {"rules": self.numbered_rules()},
+            "settings": self.settings,
+        });
+        let path = self.path("load.json");
+        std::fs::write(&path, task.to_string()).unwrap();
+        end(migrate(&["run", path.to_str().unwrap()])).with_code(0);
+        target
+    }
+
+    fn numbered_rules(&self) -> Vec<Json> {
+        let rules = self.rules.iter().enumerate().map(|(at, rule)| {
+            let mut rule = rule.clone();
+            (rule["rule-id"], rule["rule-name"]) = (json!(at.to_string()), json!(at.to_string()));
+            rule
+        });
+        rules.collect()
     }
 
     /// Whether a table is the same on both sides, its columns included.
