@@ -5,40 +5,29 @@ use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result};
 
-/// A table's shape before and after, in the target's words.
+/// A table's shape before and after, in the target's words. Columns are found again by their
+/// [`id`](Column::id) where both have one, else by their names.
 pub(crate) struct Change<'a> {
     pub(crate) before: &'a TableSchema,
     pub(crate) after: &'a TableSchema,
-    /// Whether a column of `before` is, under another name, one of `after`.
-    pub(crate) renamed: &'a dyn Fn(&str, &str) -> bool,
+    /// Whether a column of `after` is one of the source, and not computed.
+    pub(crate) is_read: &'a dyn Fn(&str) -> bool,
     /// What rows that are older than a column of `after` hold in it, if that is told.
     pub(crate) initial: &'a dyn Fn(&str) -> Option<Value>,
 }
 
-/// The alterations, none if the shapes agree.
+/// The alterations, none if the shapes agree: columns go, get other names and types, and come.
 ///
 /// # Errors
 /// `Schema` for a change that cannot be followed: the table has to be loaded again.
 pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
     let Change { before, after, .. } = change;
-    let mut alterations = Vec::new();
-    let gone = before.columns.iter().filter(|held| after.column_index(&held.name).is_none());
-    let mut gone: Vec<&Column> = gone.collect();
-    let come = after.columns.iter().filter(|column| before.column_index(&column.name).is_none());
-    let mut come: Vec<&Column> = come.collect();
-    come.retain(|column| {
-        let Some(at) = gone.iter().position(|old| (change.renamed)(&old.name, &column.name)) else {
-            return true;
-        };
-        let old = gone.remove(at);
-        alterations
-            .push(Alteration::RenameColumn { from: old.name.clone(), to: column.name.clone() });
-        if old.logical_type != column.logical_type {
-            alterations.push(Alteration::ChangeType { column: (*column).clone() });
-        }
-        false
-    });
-    if !gone.is_empty() && !come.is_empty() {
+    let is_there = |held: &&Column| after.columns.iter().any(|column| is_same(held, column));
+    let (stay, gone): (Vec<&Column>, Vec<&Column>) = before.columns.iter().partition(is_there);
+    let was_there = |column: &&Column| stay.iter().any(|held| is_same(held, column));
+    let (stays, come): (Vec<&Column>, Vec<&Column>) = after.columns.iter().partition(was_there);
+    let unknown = |columns: &[&Column]| columns.iter().any(|column| column.id.is_none());
+    if !gone.is_empty() && !come.is_empty() && (unknown(&gone) || unknown(&come)) {
         // Columns that the log does not tell apart: a rename taken for the two would lose values.
         let names = |columns: &[&Column]| {
             columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>().join(", ")
@@ -49,30 +38,25 @@ pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
             names(&come)
         )));
     }
+    let mut alterations = Vec::new();
     for column in gone {
         if before.primary_key.contains(&column.name) {
             return Err(again(&format!("column {} of the primary key went", column.name)));
         }
         alterations.push(Alteration::DropColumn { column: column.name.clone() });
     }
-    for column in come {
-        let value = (change.initial)(&column.name);
-        if value.is_none() && !column.nullable {
-            return Err(again(&format!(
-                "column {} came, and what older rows hold in it is not known",
-                column.name
-            )));
-        }
-        alterations.push(Alteration::AddColumn { column: column.clone(), value });
-    }
-    for column in &after.columns {
-        let Some(held) = before.columns.iter().find(|held| held.name == column.name) else {
-            continue;
-        };
-        if held.logical_type == column.logical_type {
+    let pairs: Vec<(&Column, &Column)> = stay
+        .iter()
+        .filter_map(|held| Some((*held, *stays.iter().find(|column| is_same(held, column))?)))
+        .collect();
+    alterations.extend(renames(&pairs)?);
+    for (held, column) in pairs {
+        if held.logical_type == column.logical_type && (held.nullable || !column.nullable) {
             continue;
         }
-        if !widens(&held.logical_type, &column.logical_type) {
+        if held.logical_type != column.logical_type
+            && !widens(&held.logical_type, &column.logical_type)
+        {
             return Err(again(&format!(
                 "column {} was {} and is {}, which may have changed its values",
                 column.name, held.logical_type, column.logical_type
@@ -80,7 +64,60 @@ pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
         }
         alterations.push(Alteration::ChangeType { column: column.clone() });
     }
+    for column in come {
+        alterations.push(added(change, column)?);
+    }
     Ok(alterations)
+}
+
+/// Whether two columns are one.
+fn is_same(one: &Column, other: &Column) -> bool {
+    match (one.id, other.id) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.name == other.name,
+    }
+}
+
+/// The renames, in an order in which no new name is taken yet.
+fn renames(pairs: &[(&Column, &Column)]) -> Result<Vec<Alteration>> {
+    let mut names: Vec<&str> = pairs.iter().map(|(held, _)| held.name.as_str()).collect();
+    let mut left: Vec<(&str, &str)> = pairs
+        .iter()
+        .map(|(held, column)| (held.name.as_str(), column.name.as_str()))
+        .filter(|(from, to)| from != to)
+        .collect();
+    let mut renames = Vec::new();
+    while !left.is_empty() {
+        let Some(at) = left.iter().position(|(_, to)| !names.contains(to)) else {
+            return Err(again("columns have exchanged their names"));
+        };
+        let (from, to) = left.remove(at);
+        names.retain(|name| *name != from);
+        names.push(to);
+        renames.push(Alteration::RenameColumn { from: from.to_owned(), to: to.to_owned() });
+    }
+    Ok(renames)
+}
+
+/// A column that came.
+fn added(change: &Change<'_>, column: &Column) -> Result<Alteration> {
+    let name = &column.name;
+    if !(change.is_read)(name) {
+        return Err(again(&format!("column {name} is computed, and older rows do not have it")));
+    }
+    let is_old = column.id.zip(change.before.last_column).is_some_and(|(id, last)| id <= last);
+    if is_old {
+        return Err(again(&format!(
+            "column {name} is no new one but was left out before, and older rows do not have it"
+        )));
+    }
+    let value = (change.initial)(name);
+    if value.is_none() && !column.nullable {
+        return Err(again(&format!(
+            "column {name} came, and what older rows hold in it is not known"
+        )));
+    }
+    Ok(Alteration::AddColumn { column: column.clone(), value })
 }
 
 fn again(what: &str) -> Error {

@@ -73,6 +73,15 @@ impl Batch {
         })
     }
 
+    /// The tables that take no more changes from here on, and why.
+    pub(crate) fn suspended(&self) -> Vec<(TableName, String)> {
+        let suspended = self.items.iter().filter_map(|item| match item {
+            Item::Note(Note::Suspended { table, reason }) => Some((table.clone(), reason.clone())),
+            _ => None,
+        });
+        suspended.collect()
+    }
+
     /// Bytes of the records.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = |item: &Item| match item {

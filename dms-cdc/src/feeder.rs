@@ -70,10 +70,11 @@ impl Feeder {
     async fn feed(&mut self) -> Result<()> {
         let sender = self.batches.clone();
         let mut batch = Batch { complete: true, ..Batch::default() };
-        let mut is_last = false;
-        let mut begun = None;
-        loop {
-            let has_some = !batch.is_empty() || batch.position.is_some();
+        let (mut is_last, mut is_sent, mut begun) = (false, false, None);
+        while !is_sent {
+            // Without a position nothing can be made durable: what stands between transactions
+            // waits for the next one.
+            let has_some = batch.position.is_some() || (!batch.is_empty() && !batch.complete);
             let is_full = batch.bytes() >= self.batch_bytes;
             if batch.changes_nothing() {
                 begun = None;
@@ -92,6 +93,7 @@ impl Feeder {
                 },
                 permit = sender.reserve(), if may_send && is_enough => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    is_sent = is_last;
                     permit.send(Ok(self.prepare(&mut batch, is_last)?));
                 }
                 event = self.reader.next(), if !is_full && !is_last => match event {
@@ -100,15 +102,15 @@ impl Feeder {
                 },
                 () = sleep_until(held_until.unwrap_or_else(Instant::now)),
                     if held_until.is_some() => {}
+                // The last one says so, whether there is anything in it or not.
                 permit = sender.reserve(), if may_send || is_last => {
                     let Ok(permit) = permit else { return Ok(()) };
+                    is_sent = is_last;
                     permit.send(Ok(self.prepare(&mut batch, is_last)?));
                 }
             }
-            if is_last && batch.is_empty() && batch.position.is_none() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Until when the target had rather have no batch, unless it grows.
@@ -145,6 +147,7 @@ impl Feeder {
     fn take(&mut self, event: ChangeEvent, batch: &mut Batch) -> Result<bool> {
         let (event, is_last) = match event {
             ChangeEvent::Rows(rows) => {
+                self.bound.check(&rows.transactions)?;
                 let beyond = rows.transactions.iter().position(|t| self.bound.excludes(t));
                 match beyond {
                     Some(0) => return Ok(true),

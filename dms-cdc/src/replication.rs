@@ -10,8 +10,9 @@
 
 mod cycle;
 mod load;
+mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::Counts;
 use crate::buffer::Buffer;
+use crate::route::is_failure;
 use crate::status::{Phase, ReplicationStatus, Teller};
 use cycle::{Cycle, Ended};
 
@@ -282,6 +284,8 @@ struct Books {
     /// The names at the source of the target's tables.
     names: BTreeMap<TableName, TableName>,
     suspended: BTreeMap<TableName, String>,
+    /// Tables that came while the task ran and cannot be followed.
+    refused: BTreeSet<TableName>,
 }
 
 impl Books {
@@ -293,15 +297,14 @@ impl Books {
             (table.inserts, table.updates, table.deletes) =
                 (counts.inserts, counts.updates, counts.deletes);
         }
-        for (target, reason) in self.suspended {
+        for (target, reason) in self.suspended.into_iter().filter(|(_, why)| is_failure(why)) {
             let name = self.names.get(&target).unwrap_or(&target);
             let Some(table) = tables.get_mut(name) else { continue };
             table.state = dms_core::task::TableState::Error;
             table.error.get_or_insert_with(|| {
-                Error::new(
-                    ErrorKind::Schema,
-                    format!("the table takes no more changes: {reason}; load it again"),
-                )
+                let help = if reason.ends_with("again") { "" } else { "; load it again" };
+                let message = format!("the table takes no more changes: {reason}{help}");
+                Error::new(ErrorKind::Schema, message)
             });
         }
         let tables: Vec<TableReport> = tables.into_values().collect();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use dms_core::change::{ChangeBatch, ChangeEvent, ChangeRows, Identity, Transaction};
 use dms_core::endpoint::{ChangeForm, Note, Step};
 use dms_core::mapping::TableMapping;
-use dms_core::schema::{TableName, TableSchema};
+use dms_core::schema::{Column, TableName, TableSchema};
 use dms_core::task::{ChangeSettings, SchemaChangePolicy};
 use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
@@ -42,14 +42,12 @@ struct Route {
     /// As the feed told it last, until changes are to be applied.
     told: Option<Told>,
     plan: Option<ChangePlan>,
-    column_ids: BTreeMap<String, u32>,
 }
 
 #[derive(Debug)]
 struct Told {
     table: Arc<TableSchema>,
     identity: Identity,
-    column_ids: Vec<u32>,
     initial: BTreeMap<usize, Value>,
 }
 
@@ -81,7 +79,6 @@ impl Router {
                 suspended: table.suspended,
                 told: None,
                 plan: None,
-                column_ids: BTreeMap::new(),
             };
             (table.source, route)
         };
@@ -108,10 +105,10 @@ impl Router {
             ChangeEvent::Rows(rows) => self.rows(rows),
             ChangeEvent::Truncate { tables, transaction } => self.truncate(&tables, &transaction),
             ChangeEvent::Schema { table, identity, column_ids, initial } => {
-                if let Some(route) = self.tables.get_mut(&table.name) {
-                    route.told = Some(Told { table, identity, column_ids, initial });
-                }
-                Ok(Vec::new())
+                let Some(route) = self.tables.get_mut(&table.name) else { return Ok(Vec::new()) };
+                let table = identified(table, &column_ids);
+                route.told = Some(Told { table, identity, initial });
+                Ok(route.identify(&self.mapping)?.into_iter().collect())
             }
             ChangeEvent::Dropped { table } => self.dropped(&table),
             _ => Ok(Vec::new()),
@@ -199,14 +196,11 @@ impl Router {
         let target = target_name(&self.mapping, route, name)?;
         Ok(match self.settings.dropped {
             SchemaChangePolicy::Apply => {
-                route.suspended = true;
-                let step = Step::Drop { table: target.clone() };
-                let reason = "the source dropped the table".to_owned();
-                vec![Item::Step(step), Item::Note(Note::Suspended { table: target, reason })]
+                let step = Item::Step(Step::Drop { table: target.clone() });
+                vec![step, route.suspend(target, DROPPED_ALIKE)]
             }
-            SchemaChangePolicy::Ignore | SchemaChangePolicy::SuspendTable => {
-                vec![route.suspend(target, "the source dropped the table")]
-            }
+            SchemaChangePolicy::Ignore => vec![route.suspend(target, DROPPED_ALONE)],
+            SchemaChangePolicy::SuspendTable => vec![route.suspend(target, DROPPED)],
             SchemaChangePolicy::StopTask => {
                 return Err(refused("the source dropped a table").context("table", name));
             }
@@ -217,6 +211,22 @@ impl Router {
     pub(crate) fn is_joined(&self) -> bool {
         self.form == ChangeForm::Net && !self.settings.one_by_one
     }
+}
+
+/// Why a table takes no more changes that the source does not have any more, as the policies say.
+const DROPPED: &str = "the source dropped the table";
+const DROPPED_ALIKE: &str = "the source dropped the table, and it was dropped here";
+const DROPPED_ALONE: &str = "the source dropped the table, and it stays here";
+
+/// Whether a table takes no more changes since the source does not have it any more: one of its
+/// name is another.
+pub(crate) fn is_gone(why: &str) -> bool {
+    [DROPPED, DROPPED_ALIKE, DROPPED_ALONE].contains(&why)
+}
+
+/// Whether that a table takes no more changes is a failure of the task.
+pub(crate) fn is_failure(why: &str) -> bool {
+    ![DROPPED_ALIKE, DROPPED_ALONE].contains(&why)
 }
 
 fn refused(what: &str) -> Error {
@@ -245,6 +255,33 @@ impl Route {
         Item::Note(Note::Suspended { table, reason: reason.to_owned() })
     }
 
+    /// Takes up by what the source knows the columns of a table, as long as it is as it was loaded:
+    /// a source may not tell that before.
+    fn identify(&mut self, mapping: &TableMapping) -> Result<Option<Item>> {
+        let (Some(held), Some(told)) = (&self.shape, &self.told) else { return Ok(None) };
+        if self.loaded.is_none() || self.suspended || held.last_column.is_some() {
+            return Ok(None);
+        }
+        let now = mapping.plan(&told.table)?.target;
+        let alike = |(held, now): (&Column, &Column)| {
+            held.name == now.name && held.logical_type == now.logical_type
+        };
+        let is_as_loaded = now.last_column.is_some()
+            && held.columns.len() == now.columns.len()
+            && held.columns.iter().zip(&now.columns).all(alike);
+        if !is_as_loaded {
+            return Ok(None);
+        }
+        let mut shape = (**held).clone();
+        shape.last_column = now.last_column;
+        for (column, now) in shape.columns.iter_mut().zip(&now.columns) {
+            column.id = now.id;
+        }
+        let shape = Arc::new(shape);
+        self.shape = Some(Arc::clone(&shape));
+        Ok(Some(Item::Note(Note::Shape(shape))))
+    }
+
     /// Takes up the shape that the feed told, and brings the target's table to it.
     fn follow(
         &mut self,
@@ -253,8 +290,7 @@ impl Route {
         settings: &ChangeSettings,
     ) -> Result<Vec<Item>> {
         check_identity(&told.table, &told.identity)?;
-        let mut plan = ChangePlan::new(&mapping.plan(&told.table)?, &told.identity)?;
-        let before = std::mem::replace(&mut self.column_ids, told.column_ids_at_target(&plan));
+        let plan = ChangePlan::new(&mapping.plan(&told.table)?, &told.identity)?;
         let Some(held) = self.shape.clone() else {
             let shape = Arc::clone(plan.target());
             (self.shape, self.plan) = (Some(Arc::clone(&shape)), Some(plan));
@@ -263,10 +299,7 @@ impl Route {
         let change = Change {
             before: &held,
             after: plan.target(),
-            renamed: &|old, new| {
-                let old = before.get(old);
-                old.is_some() && old == self.column_ids.get(new)
-            },
+            is_read: &|name| plan.source_column(name).is_some(),
             initial: &|name| {
                 let place = told.table.column_index(&plan.source_column(name)?)?;
                 told.initial.get(&place).cloned()
@@ -287,13 +320,9 @@ impl Route {
             (SchemaChangePolicy::SuspendTable, Ok(_)) => {
                 Ok(vec![self.suspend(held.name.clone(), "the source changed its columns")])
             }
+            (SchemaChangePolicy::Ignore, _) => self.ignore(plan, &held),
             // What cannot be followed needs a new load, whatever the policy.
             (_, Err(error)) => Ok(vec![self.suspend(held.name.clone(), error.message())]),
-            (SchemaChangePolicy::Ignore, Ok(_)) => {
-                plan.keep_to(&held)?;
-                self.plan = Some(plan);
-                Ok(Vec::new())
-            }
             (SchemaChangePolicy::Apply, Ok(alterations)) => {
                 let to = Arc::clone(plan.target());
                 (self.shape, self.plan) = (Some(Arc::clone(&to)), Some(plan));
@@ -302,15 +331,35 @@ impl Route {
             }
         }
     }
+
+    /// Leaves the target's table as it is. That columns were left out is noted: they cannot be
+    /// followed from later on.
+    fn ignore(&mut self, mut plan: ChangePlan, held: &Arc<TableSchema>) -> Result<Vec<Item>> {
+        let last_column = plan.target().last_column;
+        if let Err(error) = plan.keep_to(held) {
+            return Ok(vec![self.suspend(held.name.clone(), error.message())]);
+        }
+        self.plan = Some(plan);
+        if last_column <= held.last_column {
+            return Ok(Vec::new());
+        }
+        let mut shape = (**held).clone();
+        shape.last_column = last_column;
+        let shape = Arc::new(shape);
+        self.shape = Some(Arc::clone(&shape));
+        Ok(vec![Item::Note(Note::Shape(shape))])
+    }
 }
 
-impl Told {
-    /// The columns' identities at the source, by their names at the target.
-    fn column_ids_at_target(&self, plan: &ChangePlan) -> BTreeMap<String, u32> {
-        let id = |name: &String| {
-            let place = self.table.column_index(&plan.source_column(name)?)?;
-            Some((name.clone(), *self.column_ids.get(place)?))
-        };
-        plan.target().columns.iter().filter_map(|column| id(&column.name)).collect()
+/// A table whose columns bear the identities that a feed told with it.
+fn identified(table: Arc<TableSchema>, column_ids: &[u32]) -> Arc<TableSchema> {
+    if column_ids.len() != table.columns.len() {
+        return table;
     }
+    let mut table = (*table).clone();
+    for (column, id) in table.columns.iter_mut().zip(column_ids) {
+        column.id = Some(*id);
+    }
+    table.last_column = column_ids.iter().copied().max();
+    Arc::new(table)
 }

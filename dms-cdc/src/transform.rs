@@ -86,14 +86,17 @@ impl ChangePlan {
             let at = self.target.column_index(&column.name);
             at.filter(|at| {
                 let now = self.target.columns.get(*at);
-                now.is_some_and(|now| now.logical_type == column.logical_type)
+                now.is_some_and(|now| {
+                    let is_other = now.id.zip(column.id).is_some_and(|(now, held)| now != held);
+                    now.logical_type == column.logical_type && !is_other
+                })
             })
             .ok_or_else(|| {
-                Error::schema(
-                    "the column went or changed its type at the source, and the policy is to \
-                     ignore that: rows cannot be made without it; load the table again",
-                )
-                .context("column", &column.name)
+                Error::schema(format!(
+                    "column {} went or changed its name or type at the source, and the policy is \
+                     to ignore that: rows cannot be made without it; load the table again",
+                    column.name
+                ))
             })
         });
         let places = places.collect::<Result<Vec<usize>>>()?;

@@ -168,7 +168,11 @@ impl Buffer {
             }
             let _lock = lock(&folder)?;
             recover::check(&folder, &task)?;
-            recover::discard(&folder)
+            recover::discard(&folder)?;
+            // What others have put there stays.
+            let _ = std::fs::remove_file(folder.join("lock"));
+            let _ = std::fs::remove_dir(&folder);
+            Ok(())
         })
         .await
     }

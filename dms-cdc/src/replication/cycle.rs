@@ -1,20 +1,17 @@
 //! One pass of a replication: from what the target holds to a stop, an error, or new tables.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dms_core::endpoint::{
-    FeedRequest, Note, ReplicationProgress, Run, TableProgress, TaskProgress,
-};
+use dms_core::endpoint::{FeedRequest, ReplicationProgress, Run, TaskProgress};
 use dms_core::full_load::FullLoad;
 use dms_core::mapping::TablePlan;
 use dms_core::position::Position;
 use dms_core::schema::TableName;
 use dms_core::task::{
     EventKind, MigrationType, Report, SpillDurability, SpillFullPolicy, StartPoint, StopReason,
-    StopWhen, TableReport, TableState, TaskStatus,
+    StopWhen, TaskStatus,
 };
 use dms_core::{Error, ErrorKind, Result, ResultExt, fault};
 use tokio::sync::mpsc;
@@ -23,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::load::LogSource;
+use super::tables::{loaded_before, new_shapes};
 use super::{Books, Replication, wanted};
 use crate::apply::{Applied, Applier};
 use crate::buffer::{Buffer, BufferReader, BufferSettings, Durability, WhenFull};
@@ -40,6 +38,12 @@ const EVENT_BYTES: usize = 1 << 20;
 
 /// How long ago the end of the log may have been asked for, to count as caught up.
 const CAUGHT_UP: Duration = Duration::from_secs(1);
+
+/// How long a stop may take that was asked for.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long servers are told that a statement is given up.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// How a cycle ended.
 #[derive(Debug)]
@@ -59,9 +63,9 @@ pub(super) struct Cycle<'a> {
 }
 
 /// What the target holds of the task.
-struct Held {
-    progress: TaskProgress,
-    replication: ReplicationProgress,
+pub(super) struct Held {
+    pub(super) progress: TaskProgress,
+    pub(super) replication: ReplicationProgress,
 }
 
 /// A running capture.
@@ -74,20 +78,40 @@ struct Capture {
 impl Cycle<'_> {
     pub(super) async fn run(&self, books: &mut Books) -> Result<Ended> {
         let mut tasks = JoinSet::new();
-        let ended = self.run_with(&mut tasks, books).await;
+        let ended = tokio::select! {
+            ended = self.run_with(&mut tasks, books) => ended,
+            () = self.out_of_patience() => Ok(Ended::Stopped(StopReason::Normal)),
+        };
+        if self.stop.is_cancelled() {
+            // What was given up tells the servers so, which would go on with it otherwise.
+            tokio::time::sleep(GOODBYE).await;
+        }
         // The next cycle uses what these hold.
         tasks.shutdown().await;
         ended
     }
 
+    /// Ends when a stop was asked for and what is under way does not come to an end: the source may
+    /// wait for others, and a statement may be long. What is given up leaves nothing behind.
+    async fn out_of_patience(&self) {
+        self.stop.cancelled().await;
+        let phase = self.task.status.0.borrow().phase;
+        if phase != Phase::Starting {
+            tokio::time::sleep(STOP_PATIENCE).await;
+        }
+    }
+
     async fn run_with(&self, tasks: &mut JoinSet<()>, books: &mut Books) -> Result<Ended> {
         let Replication { source, status, settings, .. } = self.task;
         status.phase(Phase::Starting);
-        let plans = self.task.plan().await?;
+        let mut plans = self.task.plan().await?;
+        plans.retain(|plan| !books.refused.contains(&plan.source.name));
         let captured = wanted(&plans);
         let name = &self.task.name;
         source.check_capture(name, &captured).await.context("side", "source")?;
         let mut held = self.held().await?;
+        self.forget_others(&plans, &mut held).await?;
+        self.forget_captures(&plans, &held).await?;
         let begun = source.begin_capture(name, &captured).await.context("side", "source")?;
         fault::point("cdc-capture-begun")?;
         let start = self.start(&held, begun).await?;
@@ -120,7 +144,7 @@ impl Cycle<'_> {
         self.follow(&plans, following, tasks, books).await
     }
 
-    async fn held(&self) -> Result<Held> {
+    pub(super) async fn held(&self) -> Result<Held> {
         let target = &self.task.target;
         let record = target.look_up(&self.task.name).await.context("side", "target")?;
         let replication = target.replication(self.run).await.context("side", "target")?;
@@ -244,49 +268,6 @@ impl Cycle<'_> {
         Ok(Report::new(self.task.name.clone(), status, Vec::new(), report.elapsed))
     }
 
-    /// What is known of each table.
-    fn replicated(
-        &self,
-        plans: &[TablePlan],
-        held: &Held,
-        start: &Position,
-        books: &mut Books,
-    ) -> Result<Vec<Replicated>> {
-        let mut tables = Vec::new();
-        for plan in plans {
-            let target = &plan.target.name;
-            books.names.insert(target.clone(), plan.source.name.clone());
-            let noted = held.replication.tables.get(target);
-            let progress = held.progress.tables.get(target);
-            let loaded = match self.task.kind {
-                MigrationType::Cdc => Some(start.order),
-                _ => progress
-                    .filter(|progress| progress.finished)
-                    .and_then(|progress| progress.position.as_ref())
-                    .map(|position| position.order),
-            };
-            let suspended = noted.and_then(|noted| noted.suspended.clone());
-            if let Some(reason) = &suspended {
-                books.suspended.insert(target.clone(), reason.clone());
-            }
-            if self.task.kind == MigrationType::Cdc {
-                let report = || loaded_before(plan, None);
-                books.tables.entry(plan.source.name.clone()).or_insert_with(report);
-            }
-            tables.push(Replicated {
-                source: plan.source.name.clone(),
-                loaded,
-                shape: match (noted.and_then(|noted| noted.shape.clone()), self.task.kind) {
-                    (Some(shape), _) => Some(shape),
-                    (None, MigrationType::Cdc) => None,
-                    (None, _) => loaded.map(|_| Arc::clone(&plan.target)),
-                },
-                suspended: suspended.is_some(),
-            });
-        }
-        Ok(tables)
-    }
-
     async fn follow(
         &self,
         plans: &[TablePlan],
@@ -349,7 +330,7 @@ impl Cycle<'_> {
                     None => return Err(Error::unexpected("changes ended without an error")),
                 },
                 () = new_tables.tick() => {
-                    if self.has_new_tables(plans).await? {
+                    if self.has_new_tables(plans, books).await? {
                         return Ok(Ended::NewTables);
                     }
                     continue;
@@ -359,6 +340,7 @@ impl Cycle<'_> {
             let is_last = prepared.is_last;
             let waiting = prepared.waiting;
             let was_committed_at = prepared.batch.committed_at;
+            let suspended = prepared.batch.suspended();
             if let Some(applied) =
                 self.take(&mut applier, prepared, &mut progress).await.transpose()
             {
@@ -366,7 +348,7 @@ impl Cycle<'_> {
                     Err(_) if applier.wants_care => return Ok(Ended::Careful),
                     applied => applied.context("side", "target")?,
                 };
-                self.book(&applied, books, &tell);
+                self.book(&applied, suspended, books, &tell);
                 if applied.position.is_some() {
                     let _ = tell.send(Told::Done(progress.durable.clone()));
                     acknowledge.acknowledge(&progress.durable);
@@ -420,7 +402,17 @@ impl Cycle<'_> {
         Ok(Some(applied))
     }
 
-    fn book(&self, applied: &Applied, books: &mut Books, tell: &mpsc::UnboundedSender<Told>) {
+    fn book(
+        &self,
+        applied: &Applied,
+        suspended: Vec<(TableName, String)>,
+        books: &mut Books,
+        tell: &mpsc::UnboundedSender<Told>,
+    ) {
+        for (table, reason) in suspended {
+            tracing::warn!(%table, reason, "the table takes no more changes");
+            books.suspended.insert(table, reason);
+        }
         for table in &applied.suspended {
             let reason = "a change was refused".to_owned();
             books.suspended.entry(table.clone()).or_insert(reason);
@@ -505,13 +497,6 @@ impl Cycle<'_> {
         }
         Ok(None)
     }
-
-    async fn has_new_tables(&self, plans: &[TablePlan]) -> Result<bool> {
-        let selection = self.task.mapping.selection();
-        let catalog = self.task.source.discover(selection).await.context("side", "source")?;
-        let known = |name: &TableName| plans.iter().any(|plan| plan.source.name == *name);
-        Ok(catalog.tables.iter().any(|table| !known(&table.name)))
-    }
 }
 
 /// What changes are followed with.
@@ -584,28 +569,4 @@ impl Ticker {
             None => std::future::pending().await,
         }
     }
-}
-
-/// The shapes of tables that were loaded and of which none is noted yet.
-fn new_shapes(plans: &[TablePlan], tables: &[Replicated], held: &Held) -> Vec<Note> {
-    let noted = |name: &TableName| {
-        held.replication.tables.get(name).is_some_and(|table| table.shape.is_some())
-    };
-    let loaded: BTreeMap<&TableName, &Replicated> =
-        tables.iter().map(|table| (&table.source, table)).collect();
-    plans
-        .iter()
-        .filter(|plan| !noted(&plan.target.name))
-        .filter_map(|plan| loaded.get(&plan.source.name)?.shape.clone())
-        .map(Note::Shape)
-        .collect()
-}
-
-fn loaded_before(plan: &TablePlan, progress: Option<&TableProgress>) -> TableReport {
-    let receipts = progress.map(|progress| progress.receipts.as_slice()).unwrap_or_default();
-    let mut report =
-        TableReport::new(plan.source.name.clone(), plan.target.name.clone(), TableState::Completed);
-    report.rows = receipts.iter().map(|receipt| receipt.rows).sum();
-    report.bytes = receipts.iter().map(|receipt| receipt.bytes).sum();
-    report
 }

@@ -56,7 +56,8 @@ SELECT a.attrelid, a.attname::text, a.attnotnull, a.attgenerated::text <> '',
         JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i'))
+            AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')),
+    a.attnum
 FROM pg_catalog.pg_attribute a
 JOIN base b ON b.start = a.atttypid AND b.modifier = a.atttypmod
 JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
@@ -88,7 +89,8 @@ pub(super) async fn discover(
     let failed = |error| convert(error, DOING);
     let mut tables = BTreeMap::new();
     for row in client.query(TABLES, &[]).await.map_err(failed)? {
-        let table = table(&row);
+        let mut table = table(&row);
+        table.id = Some(row.get(0));
         let ours = CONTROL_TABLES.contains(&table.name.name.as_str());
         if !ours && selection.selects(&table.name, table.kind) {
             tables.insert(row.get::<_, u32>(0), table);
@@ -116,6 +118,7 @@ pub(super) async fn columns(
         if let Some(table) = tables.get_mut(&row.get(0)) {
             let mut column = column(&row);
             choose_type(settings, &table.name, &mut column)?;
+            table.last_column = column.id;
             table.columns.push(column);
         }
     }
@@ -195,5 +198,6 @@ fn column(row: &Row) -> Column {
     column.nullable = !row.get::<_, bool>(2);
     column.generated = row.get(3);
     column.auto_increment = row.get(8);
+    column.id = u32::try_from(row.get::<_, i16>(9)).ok();
     column.with_native_type(ENGINE, declaration)
 }

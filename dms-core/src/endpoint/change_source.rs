@@ -10,7 +10,7 @@ use super::{Snapshot, Source};
 use crate::Result;
 use crate::change::ChangeEvent;
 use crate::position::Position;
-use crate::schema::TableSchema;
+use crate::schema::{TableName, TableSchema};
 
 /// A source whose changes can be followed.
 #[async_trait]
@@ -30,6 +30,14 @@ pub trait ChangeSource: Source {
     /// # Errors
     /// As [`check_capture`](Self::check_capture); `PositionLost` if what was made has lost changes.
     async fn begin_capture(&self, task: &str, tables: &[TableSchema]) -> Result<Position>;
+
+    /// Gives up what was captured of tables that are to be loaded again:
+    /// [`begin_capture`](Self::begin_capture) takes them for new ones, whatever became of them
+    /// meanwhile. Tables that were not captured are no error.
+    ///
+    /// # Errors
+    /// `Connection` and `Denied`.
+    async fn forget_capture(&self, task: &str, tables: &[TableName]) -> Result<()>;
 
     /// As [`Source::snapshot`], but one whose position is a place in the log that is kept: it holds
     /// every transaction with an order up to the position's, and no other.

@@ -132,6 +132,7 @@ pub(super) fn plan(mapping: &TableMapping, table: &TableSchema) -> Result<TableP
     target.row_estimate = table.row_estimate;
     target.byte_estimate = table.byte_estimate;
     target.native_options = table.native_options.clone();
+    (target.id, target.last_column) = (table.id, table.last_column);
     let names = &planned.names;
     let new_name =
         |old: &String| names.iter().find(|(from, _)| from == old).map(|(_, to)| to.clone());

@@ -188,6 +188,10 @@ impl ChangeSource for MemorySource {
         Ok(self.log_status("").await?.end)
     }
 
+    async fn forget_capture(&self, _task: &str, _tables: &[TableName]) -> Result<()> {
+        Ok(())
+    }
+
     async fn log_snapshot(
         &self,
         _task: &str,

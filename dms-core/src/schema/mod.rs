@@ -65,6 +65,10 @@ pub struct Column {
     /// auto-increment): a target that does so too goes on behind the greatest number it holds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_increment: bool,
+    /// What its source knows it by, which survives a rename and which no other column of the table
+    /// ever has (PostgreSQL: `attnum`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
 }
 
 impl Column {
@@ -77,6 +81,7 @@ impl Column {
             native_type: None,
             generated: false,
             auto_increment: false,
+            id: None,
         }
     }
 
@@ -153,6 +158,14 @@ pub struct TableSchema {
     /// engine's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub native_options: Option<NativeType>,
+    /// What its source knows it by, which another table of the same name does not have (PostgreSQL:
+    /// `oid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// The greatest [`id`](Column::id) of a column that it has or has had, those included that are
+    /// left out here: columns that come later have greater ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_column: Option<u32>,
 }
 
 impl TableSchema {
@@ -168,6 +181,8 @@ impl TableSchema {
             row_estimate: None,
             byte_estimate: None,
             native_options: None,
+            id: None,
+            last_column: None,
         }
     }
 

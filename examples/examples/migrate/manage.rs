@@ -48,12 +48,13 @@ fn find(plans: &[TablePlan], name: &str) -> Result<TableName> {
 /// Removes what the task has left.
 pub(crate) async fn delete(path: &Path) -> Result<ExitCode> {
     let definition = task::read(path)?;
+    let target = task::change_target(&definition).await?;
+    // A run that is under way would make what it needs at the source again.
+    let run = target.begin(&definition.name).await.context("side", "target")?.run;
     if definition.migration_type != MigrationType::FullLoad {
         let source = task::change_source(&definition).await?;
         source.end_capture(&definition.name).await.context("side", "source")?;
     }
-    let target = task::change_target(&definition).await?;
-    let run = target.begin(&definition.name).await.context("side", "target")?.run;
     target.forget(&run, None).await.context("side", "target")?;
     let folder = definition.settings.changes.spill_folder.join(&definition.name);
     Buffer::discard(folder, &definition.name).await?;

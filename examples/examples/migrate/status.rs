@@ -16,8 +16,13 @@ pub(crate) async fn status(path: &Path, as_json: bool) -> Result<ExitCode> {
     let definition = task::read(path)?;
     let target = task::change_target(&definition).await?;
     let record = target.look_up(&definition.name).await.context("side", "target")?;
+    // Of a task that was deleted the target remembers that it was there, and no more.
+    let record = record.filter(|record| {
+        !record.progress.tables.is_empty() || record.replication.position.is_some()
+    });
     let log = match definition.migration_type {
         MigrationType::FullLoad => None,
+        _ if record.is_none() => None,
         _ => Some(log(&definition).await?),
     };
     if as_json {

@@ -13,6 +13,7 @@ mod harness;
 mod kill;
 mod pairs;
 mod programs;
+mod replication;
 mod runs;
 #[allow(dead_code, reason = "tests of the connector use the rest")]
 #[path = "../../../dms-connectors/tests/postgres/server.rs"]

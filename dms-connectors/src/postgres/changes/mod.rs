@@ -43,7 +43,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dms_core::endpoint::{ChangeFeed, ChangeSource, FeedRequest, LogStatus, Snapshot};
 use dms_core::position::Position;
-use dms_core::schema::TableSchema;
+use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use pgwire_replication::Lsn as WireLsn;
 
@@ -96,6 +96,11 @@ impl ChangeSource for PostgresSource {
             }
         };
         Ok(database.log.before(slot.confirmed(&database, tables)?))
+    }
+
+    /// The log holds whatever the table of a name was: nothing is kept of a table.
+    async fn forget_capture(&self, _task: &str, _tables: &[TableName]) -> Result<()> {
+        Ok(())
     }
 
     async fn log_snapshot(

@@ -179,6 +179,7 @@ impl Shapes {
         };
         let mut forms = Vec::new();
         let mut table = TableSchema::new(name.clone(), Vec::new());
+        table.id = Some(relation.id);
         for (column, (base, mut of_type)) in
             relation.columns.iter().zip(types(client, &relation.columns).await?)
         {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dms_core::position::Position;
-use dms_core::schema::TableSchema;
+use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
@@ -278,6 +278,29 @@ pub(super) fn verify(connection: &Connection, log: &Log, watch: &Watch) -> Resul
         )
         .context("table", format!("main.{}", watch.table))),
     }
+}
+
+/// Watches tables no more, until their capture begins anew.
+pub(super) fn forget_capture(
+    settings: &SqliteSettings,
+    task: &str,
+    tables: &[TableName],
+) -> Result<()> {
+    let failed = |error| convert(error, DOING);
+    let is_forgotten = |watch: &Watch| tables.iter().any(|table| table.name == watch.table);
+    let reader = snapshot::open(settings)?;
+    let Some(log) = Log::find(&reader, task)? else { return Ok(()) };
+    if !log.watches(&reader)?.iter().any(is_forgotten) {
+        return Ok(());
+    }
+    drop(reader);
+    let mut connection = open(settings)?;
+    let transaction = begin(&mut connection)?;
+    let Some(log) = Log::find(&transaction, task)? else { return Ok(()) };
+    for watch in log.watches(&transaction)?.iter().filter(|watch| is_forgotten(watch)) {
+        forget(&transaction, &log, watch)?;
+    }
+    transaction.commit().map_err(failed)
 }
 
 /// Removes the log of a task and its triggers.

@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use dms_core::Result;
 use dms_core::endpoint::{ChangeFeed, ChangeSource, FeedRequest, LogStatus, Snapshot};
 use dms_core::position::Position;
-use dms_core::schema::TableSchema;
+use dms_core::schema::{TableName, TableSchema};
 
 use self::feed::Feed;
 use self::log::Log;
@@ -45,6 +45,11 @@ impl ChangeSource for SqliteSource {
     async fn begin_capture(&self, task: &str, tables: &[TableSchema]) -> Result<Position> {
         let (settings, task, tables) = (self.settings.clone(), task.to_owned(), tables.to_vec());
         blocking(move || capture::begin_capture(&settings, &task, &tables)).await
+    }
+
+    async fn forget_capture(&self, task: &str, tables: &[TableName]) -> Result<()> {
+        let (settings, task, tables) = (self.settings.clone(), task.to_owned(), tables.to_vec());
+        blocking(move || capture::forget_capture(&settings, &task, &tables)).await
     }
 
     async fn log_snapshot(

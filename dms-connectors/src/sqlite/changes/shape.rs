@@ -16,8 +16,7 @@ use crate::sqlite::settings::Temporal;
 use crate::sqlite::types::{self, Affinity};
 
 /// What there is to do about a table that was rebuilt, or whose capture has a hole.
-pub(super) const LOAD_AGAIN: &str =
-    "end the task's capture, begin it anew and load the table again";
+pub(super) const LOAD_AGAIN: &str = "load the table again";
 
 /// The changes of the schema that it takes to build a table anew, besides its triggers: the new one is
 /// made, the old one dropped, the new one renamed.
