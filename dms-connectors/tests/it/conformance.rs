@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dms_connectors::sqlite::{SqliteSource, SqliteTarget};
-use dms_core::conformance::{Fixture, run};
-use dms_core::endpoint::{Source, Target};
+use dms_core::conformance::{ChangeFixture, Fixture, Statement, run, run_changes};
+use dms_core::endpoint::{ChangeSource, ChangeTarget, Source, Target};
 
 struct File(PathBuf);
 
@@ -23,6 +23,46 @@ impl Fixture for File {
     fn schema(&self) -> &str {
         "main"
     }
+}
+
+#[async_trait]
+impl ChangeFixture for File {
+    async fn change_target(&self) -> Arc<dyn ChangeTarget> {
+        SqliteTarget::open(self.0.as_path()).await.unwrap()
+    }
+
+    async fn change_source(&self) -> Arc<dyn ChangeSource> {
+        SqliteSource::open(self.0.as_path()).await.unwrap()
+    }
+
+    async fn execute(&self, statement: Statement<'_>) {
+        let connection = rusqlite::Connection::open(&self.0).unwrap();
+        connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+        let sql = match statement {
+            Statement::Insert(table, id, v) => {
+                format!("INSERT INTO \"{}\" VALUES ({id}, '{v}')", table.name.name)
+            }
+            Statement::Update(table, id, v) => {
+                format!("UPDATE \"{}\" SET v = '{v}' WHERE id = {id}", table.name.name)
+            }
+            Statement::Move(table, id, to) => {
+                format!("UPDATE \"{}\" SET id = {to} WHERE id = {id}", table.name.name)
+            }
+            Statement::Delete(table, id) => {
+                format!("DELETE FROM \"{}\" WHERE id = {id}", table.name.name)
+            }
+        };
+        assert_eq!(connection.execute(&sql, []).unwrap(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_file_conform() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE other (x);").unwrap();
+    run_changes(&File(path)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod awkward;
+mod changes;
 mod source;
 mod target;
 
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 pub use awkward::{AwkwardTable, awkward_tables};
+pub use changes::{ChangeFixture, Statement, run_changes};
 
 use crate::batch::BatchStream;
 use crate::endpoint::{
@@ -177,9 +179,15 @@ fn ids_of(batches: &[RecordBatch]) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryTarget;
+    use std::sync::Mutex;
 
-    struct Memory(MemoryTarget);
+    use crate::endpoint::{ChangeSource, ChangeTarget};
+    use crate::memory::{MemoryChange, MemorySource, MemoryTarget};
+    use crate::value::Value;
+
+    /// What is loaded, and the source made of it whose changes are followed.
+    #[derive(Default)]
+    struct Memory(MemoryTarget, Mutex<MemorySource>);
 
     #[async_trait]
     impl Fixture for Memory {
@@ -196,8 +204,50 @@ mod tests {
         }
     }
 
+    #[async_trait]
+    impl ChangeFixture for Memory {
+        async fn change_target(&self) -> Arc<dyn ChangeTarget> {
+            Arc::new(self.0.clone())
+        }
+
+        async fn change_source(&self) -> Arc<dyn ChangeSource> {
+            let source = MemorySource::default();
+            for (table, batches) in self.0.as_source().tables() {
+                source.insert(table, batches);
+            }
+            *self.1.lock().unwrap() = source.clone();
+            Arc::new(source)
+        }
+
+        async fn execute(&self, statement: Statement<'_>) {
+            let text = |text: &str| Value::Text(text.to_owned());
+            let change = match statement {
+                Statement::Insert(table, id, v) => {
+                    MemoryChange::Insert(table.name.clone(), vec![Value::Int(id), text(v)])
+                }
+                Statement::Update(table, id, v) => {
+                    let row = vec![Some(Value::Int(id)), Some(text(v))];
+                    MemoryChange::Update(table.name.clone(), vec![Value::Int(id)], row)
+                }
+                Statement::Move(table, id, to) => {
+                    let row = vec![Some(Value::Int(to)), Some(text("old"))];
+                    MemoryChange::Update(table.name.clone(), vec![Value::Int(id)], row)
+                }
+                Statement::Delete(table, id) => {
+                    MemoryChange::Delete(table.name.clone(), vec![Value::Int(id)])
+                }
+            };
+            self.1.lock().unwrap().commit([change]).unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn tables_in_memory_conform() {
-        run(&Memory(MemoryTarget::default())).await;
+        run(&Memory::default()).await;
+    }
+
+    #[tokio::test]
+    async fn changes_in_memory_conform() {
+        run_changes(&Memory::default()).await;
     }
 }

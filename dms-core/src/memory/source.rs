@@ -59,6 +59,12 @@ impl MemorySource {
         Ok(batches.clone())
     }
 
+    /// Every table with its batches, as they are now.
+    #[must_use]
+    pub fn tables(&self) -> Vec<(TableSchema, Vec<RecordBatch>)> {
+        self.lock().tables.values().cloned().collect()
+    }
+
     /// A copy that goes its own way.
     #[must_use]
     pub fn fork(&self) -> Self {
