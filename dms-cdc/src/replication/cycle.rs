@@ -1,6 +1,5 @@
 //! One pass of a replication: from what the target holds to a stop, an error, or new tables.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
