@@ -73,6 +73,10 @@ impl Applier {
     pub(crate) async fn apply(&mut self, prepared: Prepared) -> Result<Applied> {
         let Prepared { batch, steps, .. } = prepared;
         if self.open.is_some() || !batch.complete {
+            let steps = match steps {
+                Some(steps) => Some(steps),
+                None => self.net_of(&batch)?,
+            };
             let applied = self.apply_part(batch, steps).await;
             if let Err(error) = &applied {
                 self.open = None;
@@ -84,7 +88,7 @@ impl Applier {
             return self.apply_one_by_one(batch).await;
         }
         let Some(position) = batch.position.clone() else { return Ok(Applied::default()) };
-        match self.apply_whole(&batch, steps, &position).await {
+        match self.apply_whole(&batch, steps, &position, false).await {
             Err(error) if is_refusal(&error) => {
                 tracing::info!(%error, "a batch was refused; it is applied in smaller parts");
                 self.apply_in_halves(batch, error).await
@@ -114,11 +118,15 @@ impl Applier {
         batch: &Batch,
         steps: Option<Vec<Prepare>>,
         position: &Position,
+        soon: bool,
     ) -> Result<Applied> {
         let mut apply = self.target.begin_apply(&self.run).await?;
         self.steps(&mut *apply, batch, steps).await?;
         fault::point("cdc-before-commit")?;
-        apply.commit(position, batch.committed_at).await?;
+        match soon {
+            true => apply.commit_soon(position, batch.committed_at).await?,
+            false => apply.commit(position, batch.committed_at).await?,
+        }
         fault::point("cdc-committed")?;
         Ok(Applied {
             position: Some(position.clone()),
@@ -199,20 +207,19 @@ impl Applier {
 
     async fn apply_one_by_one(&mut self, batch: Batch) -> Result<Applied> {
         let mut all = Applied::default();
-        let mut rest = batch;
-        while rest.len() > 1 {
-            let (first, after) = rest.split(1);
-            rest = after;
-            all.add(self.apply_small(first).await?);
+        let mut transactions = batch.into_transactions().into_iter().peekable();
+        while let Some(transaction) = transactions.next() {
+            // The last one's commit makes all of them durable.
+            let soon = transactions.peek().is_some();
+            all.add(self.apply_small(transaction, soon).await?);
         }
-        all.add(self.apply_small(rest).await?);
         Ok(all)
     }
 
-    async fn apply_small(&mut self, batch: Batch) -> Result<Applied> {
+    async fn apply_small(&mut self, batch: Batch, soon: bool) -> Result<Applied> {
         let Some(position) = batch.position.clone() else { return Ok(Applied::default()) };
         let steps = self.net_of(&batch)?;
-        match self.apply_whole(&batch, steps, &position).await {
+        match self.apply_whole(&batch, steps, &position, soon).await {
             Err(error) if is_refusal(&error) => self.apply_alone(batch, error).await,
             applied => applied,
         }
@@ -234,7 +241,7 @@ impl Applier {
         for half in [first, second] {
             let Some(position) = half.position.clone() else { continue };
             let steps = self.net_of(&half)?;
-            let applied = match self.apply_whole(&half, steps, &position).await {
+            let applied = match self.apply_whole(&half, steps, &position, false).await {
                 Err(error) if is_refusal(&error) => {
                     Box::pin(self.apply_in_halves(half, error)).await
                 }

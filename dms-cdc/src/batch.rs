@@ -153,6 +153,57 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Each transaction as a batch of its own, in order. What stands behind the last one's end goes
+    /// with it.
+    pub(crate) fn into_transactions(self) -> Vec<Self> {
+        let mut left = self.len();
+        let (mut done, mut items) = (Vec::with_capacity(left), Vec::new());
+        for item in self.items {
+            let Item::Rows(rows) = item else {
+                items.push(item);
+                continue;
+            };
+            let mut batches = rows.batches;
+            for transaction in rows.transactions {
+                let own = cut(&mut batches, transaction.end);
+                let (position, committed_at) =
+                    (transaction.position.clone(), transaction.committed_at);
+                let ends = transaction.complete;
+                items
+                    .push(Item::Rows(ChangeRows { batches: own, transactions: vec![transaction] }));
+                if ends && left > 1 {
+                    left -= 1;
+                    let items = std::mem::take(&mut items);
+                    done.push(Self {
+                        items,
+                        position: Some(position),
+                        committed_at,
+                        complete: true,
+                    });
+                }
+            }
+        }
+        let Self { position, committed_at, complete, .. } = self;
+        done.push(Self { items, position, committed_at, complete });
+        done
+    }
+}
+
+/// Takes the records with a sequence below a bound out of batches.
+fn cut(batches: &mut [ChangeBatch], bound: u64) -> Vec<ChangeBatch> {
+    let mut own = Vec::new();
+    for batch in batches {
+        // Most have few records of a transaction: looking from the front is quicker than halving.
+        let count = batch.sequences().iter().take_while(|sequence| **sequence < bound).count();
+        if count > 0 {
+            own.push(batch.slice(0, count));
+            *batch = batch.slice(count, batch.len() - count);
+        }
+    }
+    own
+}
+
 /// The first `count` transactions of rows, and the rest. Sequences stay as they are.
 pub(crate) fn split_rows(rows: &ChangeRows, count: usize) -> (ChangeRows, ChangeRows) {
     let (before, after) = rows.transactions.split_at(count.min(rows.transactions.len()));

@@ -3,10 +3,11 @@
 
 use dms_core::Result;
 use dms_core::change::{ChangeEvent, ChangeRows};
-use dms_core::endpoint::Step;
+use dms_core::endpoint::{BatchHint, Step};
 use dms_core::position::Position;
 use dms_core::schema::TableName;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::batch::{Batch, Item, split_rows};
 use crate::buffer::{BufferReader, BufferStatus};
@@ -18,7 +19,7 @@ use crate::stop::Bound;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) batch: Batch,
-    /// What it comes to, if the target takes net changes.
+    /// What it comes to, if the target takes net changes of many transactions together.
     pub(crate) steps: Option<Vec<Prepare>>,
     /// Nothing comes after it: the next transaction lies beyond the bound.
     pub(crate) is_last: bool,
@@ -39,6 +40,8 @@ pub(crate) enum Told {
     Done(Position),
     /// A table takes no more changes.
     Suspended(TableName),
+    /// Nobody waits for the target to catch up: it may be given changes as it likes them best.
+    Ongoing,
 }
 
 /// Gathers batches until the buffer ends or the receiver is gone.
@@ -51,6 +54,9 @@ pub(crate) struct Feeder {
     pub(crate) batch_bytes: usize,
     pub(crate) batches: mpsc::Sender<Result<Prepared>>,
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    /// How the target likes changes best, once nobody waits for it.
+    pub(crate) hint: Option<BatchHint>,
+    pub(crate) is_ongoing: bool,
 }
 
 impl Feeder {
@@ -65,12 +71,19 @@ impl Feeder {
         let sender = self.batches.clone();
         let mut batch = Batch { complete: true, ..Batch::default() };
         let (mut is_last, mut is_sent) = (false, false);
+        let mut begun = None;
         while !is_sent {
             // Without a position nothing can be made durable: what stands between transactions
             // waits for the next one.
             let has_some = batch.position.is_some() || (!batch.is_empty() && !batch.complete);
             let is_full = batch.bytes() >= self.batch_bytes;
-            let may_send = has_some && (batch.complete || is_full);
+            if batch.changes_nothing() {
+                begun = None;
+            } else {
+                begun.get_or_insert_with(Instant::now);
+            }
+            let held_until = self.held_until(&batch, begun);
+            let may_send = has_some && (batch.complete || is_full) && held_until.is_none();
             // A target that waits gets what there is, but not crumbs of what flows.
             let is_enough = batch.bytes() >= self.batch_bytes / 8;
             tokio::select! {
@@ -88,6 +101,8 @@ impl Feeder {
                     Some(event) => is_last = self.take(event?, &mut batch)?,
                     None => return Ok(()),
                 },
+                () = sleep_until(held_until.unwrap_or_else(Instant::now)),
+                    if held_until.is_some() => {}
                 // The last one says so, whether there is anything in it or not.
                 permit = sender.reserve(), if may_send || is_last => {
                     let Ok(permit) = permit else { return Ok(()) };
@@ -99,11 +114,19 @@ impl Feeder {
         Ok(())
     }
 
+    /// Until when the target had rather have no batch, unless it grows.
+    fn held_until(&self, batch: &Batch, begun: Option<Instant>) -> Option<Instant> {
+        let hint = self.hint.filter(|_| self.is_ongoing)?;
+        let until = begun? + hint.age;
+        let is_small = (batch.bytes() as u64) < hint.bytes && batch.bytes() < self.batch_bytes;
+        (is_small && batch.complete && until > Instant::now()).then_some(until)
+    }
+
     /// Takes what was gathered.
     fn prepare(&self, batch: &mut Batch, is_last: bool) -> Result<Prepared> {
         let next = Batch { complete: batch.complete, ..Batch::default() };
         let ready = std::mem::replace(batch, next);
-        let steps = self.router.is_net().then(|| net(&ready)).transpose()?;
+        let steps = self.router.is_joined().then(|| net(&ready)).transpose()?;
         Ok(Prepared { batch: ready, steps, is_last, waiting: self.reader.status() })
     }
 
@@ -112,6 +135,10 @@ impl Feeder {
             Told::Done(position) => self.reader.done(&position).await,
             Told::Suspended(table) => {
                 self.router.suspend(&table);
+                Ok(())
+            }
+            Told::Ongoing => {
+                self.is_ongoing = true;
                 Ok(())
             }
         }

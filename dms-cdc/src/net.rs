@@ -14,16 +14,18 @@
 //! refuses the step and the changes are applied [one by one](crate::ordered).
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::interleave;
 use arrow::datatypes::{Field, Schema};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 use dms_core::change::{ChangeBatch, Identity, Operation};
 use dms_core::endpoint::Step;
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::ordered;
 use crate::transform::is_equal_by_bytes;
@@ -124,8 +126,12 @@ struct TableNet {
     /// Absent where changes are applied in order.
     converter: Option<RowConverter>,
     batches: Vec<ChangeBatch>,
+    /// The keys of each batch's records.
+    encoded: Vec<Arc<Rows>>,
     slots: Vec<Slot>,
-    by_key: HashMap<Box<[u8]>, usize>,
+    /// Places of slots, by their keys.
+    by_key: HashTable<usize>,
+    hasher: DefaultHashBuilder,
     /// With whole rows: how many of each come, less those that go.
     counts: Vec<i64>,
     /// What lies behind a change that has to be made in place.
@@ -151,8 +157,10 @@ impl TableNet {
             keys,
             converter,
             batches: Vec::new(),
+            encoded: Vec::new(),
             slots: Vec::new(),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
             counts: Vec::new(),
             phases: Vec::new(),
         })
@@ -166,10 +174,11 @@ impl TableNet {
         };
         let columns = self.keys.iter().filter_map(|at| batch.column(*at).cloned());
         let columns: Vec<ArrayRef> = columns.collect();
-        let keys = converter.convert_columns(&columns)?;
+        let keys = Arc::new(converter.convert_columns(&columns)?);
         let number = self.batches.len();
         let records = batch.len();
         self.batches.push(batch);
+        self.encoded.push(Arc::clone(&keys));
         let mut before: Option<usize> = None;
         for record in 0..records {
             let place = (number, record);
@@ -208,7 +217,7 @@ impl TableNet {
                 ));
             }
         };
-        let slot = self.slot(key, place);
+        let (slot, _) = self.slot(key, place);
         if self.counts.len() <= slot {
             self.counts.resize(slot + 1, 0);
         }
@@ -218,21 +227,42 @@ impl TableNet {
         Ok(())
     }
 
-    /// The slot of a key, new if it has none.
-    fn slot(&mut self, key: &[u8], place: Place) -> usize {
-        if let Some(slot) = self.by_key.get(key) {
-            return *slot;
+    /// The slot of a key, if it has one.
+    fn find(&self, key: &[u8], hash: u64) -> Option<usize> {
+        let is_its = |slot: &usize| self.key_of(*slot) == Some(key);
+        self.by_key.find(hash, is_its).copied()
+    }
+
+    /// The key of a slot, as bytes.
+    fn key_of(&self, slot: usize) -> Option<&[u8]> {
+        let (batch, record) = self.slots.get(slot)?.key;
+        let keys = self.encoded.get(batch)?;
+        (record < keys.num_rows()).then(|| keys.row(record).data())
+    }
+
+    fn held(&self, key: &[u8]) -> Option<&Slot> {
+        self.slots.get(self.find(key, self.hasher.hash_one(key))?)
+    }
+
+    /// The slot of a key, and whether it is new. The record at `place` holds the key.
+    fn slot(&mut self, key: &[u8], place: Place) -> (usize, bool) {
+        let hash = self.hasher.hash_one(key);
+        if let Some(slot) = self.find(key, hash) {
+            return (slot, false);
         }
         let slot = self.slots.len();
         self.slots.push(Slot { state: State::Nothing, key: place, newest: place, older: vec![] });
-        self.by_key.insert(key.into(), slot);
-        slot
+        let mut by_key = std::mem::take(&mut self.by_key);
+        by_key.insert_unique(hash, slot, |slot| {
+            self.hasher.hash_one(self.key_of(*slot).unwrap_or_default())
+        });
+        self.by_key = by_key;
+        (slot, true)
     }
 
     fn change(&mut self, key: &[u8], place: Place, operation: Operation) -> Result<()> {
         use State::{Delete, Insert, Nothing, Remove, Replace, Update, Upsert};
-        let is_new = !self.by_key.contains_key(key);
-        let at = self.slot(key, place);
+        let (at, is_new) = self.slot(key, place);
         let partial = self.is_partial(place);
         let Some(slot) = self.slots.get_mut(at) else { return Ok(()) };
         let held = (!is_new).then_some(slot.state);
@@ -273,7 +303,7 @@ impl TableNet {
 
     /// An update that moves a row to another key.
     fn rekey(&mut self, old: &[u8], before: Place, new: &[u8], after: Place) -> Result<()> {
-        let older: Vec<Place> = match self.by_key.get(old).and_then(|at| self.slots.get(*at)) {
+        let older: Vec<Place> = match self.held(old) {
             Some(slot) if self.is_partial(after) => {
                 std::iter::once(slot.newest).chain(slot.older.iter().copied()).collect()
             }
@@ -291,7 +321,8 @@ impl TableNet {
         }
         self.change(old, before, Operation::Delete)?;
         self.change(new, after, Operation::Insert)?;
-        if let Some(slot) = self.by_key.get(new).and_then(|at| self.slots.get_mut(*at)) {
+        let (at, _) = self.slot(new, after);
+        if let Some(slot) = self.slots.get_mut(at) {
             slot.older = older;
         }
         Ok(())

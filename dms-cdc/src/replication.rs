@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Counts;
+use crate::buffer::Buffer;
 use crate::route::is_failure;
 use crate::status::{Phase, ReplicationStatus, Teller};
 use cycle::{Cycle, Ended};
@@ -210,6 +211,8 @@ impl Replication {
         if self.start == StartType::Reload {
             let forgotten = retry.run(&stop, || self.target.forget(&run, None), again).await;
             forgotten.context("side", "target")?;
+            let folder = self.settings.changes.spill_folder.join(&self.name);
+            Buffer::discard(folder, &self.name).await?;
         }
         let mut books = Books::default();
         let reason = self.cycles(&run, &stop, &mut books).await?;

@@ -207,9 +207,9 @@ impl Router {
         })
     }
 
-    /// Whether changes are applied in their net form.
-    pub(crate) fn is_net(&self) -> bool {
-        self.form == ChangeForm::Net
+    /// Whether transactions are applied together, in their net form.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.form == ChangeForm::Net && !self.settings.one_by_one
     }
 }
 

@@ -31,6 +31,31 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     })
 }
 
+/// Whether a file name is that of a file of changes: `20230405-094615814-…`, as DMS names them, with
+/// the first transaction's place, the file's number in its commit and a part of its checksum.
+pub(crate) fn is_change_name(name: &str) -> bool {
+    let Some((stem, "parquet" | "csv")) = name.split_once('.') else { return false };
+    let parts: Vec<&str> = stem.split('-').collect();
+    let [date, time, order, part, sum] = parts[..] else { return false };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let hexadecimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    date.len() >= 8
+        && digits(date)
+        && time.len() == 9
+        && digits(time)
+        && order.len() == 16
+        && hexadecimal(order)
+        && part.len() >= 4
+        && digits(part)
+        && sum.len() == 16
+        && hexadecimal(sum)
+}
+
+/// Whether a file name is one of dms's.
+pub(crate) fn is_data_name(name: &str) -> bool {
+    is_file_name(name) || is_change_name(name)
+}
+
 /// The folder of what is ours.
 const OURS: &str = "_dms";
 
@@ -145,6 +170,31 @@ pub(crate) fn receipt(
         .join(format!("receipt-{load:010}-{partition:06}-{epoch:010}.json"))
 }
 
+/// Where the commits of a task's changes stand.
+pub(crate) fn commits(store: &FolderStore, task: &str) -> Path {
+    below(tasks(store), task).join("changes").join("commits")
+}
+
+/// One commit.
+pub(crate) fn commit(store: &FolderStore, task: &str, number: u64) -> Path {
+    commits(store, task).join(format!("{number:020}.json"))
+}
+
+/// The number of a commit.
+pub(crate) fn commit_number(commit: &Path) -> Option<u64> {
+    claim_number(commit)
+}
+
+/// From where to look for the newest commit.
+pub(crate) fn commit_hint(store: &FolderStore, task: &str) -> Path {
+    below(tasks(store), task).join("changes").join("newest.json")
+}
+
+/// What is noted of tables as of a commit; the checksum of it keeps those of two runs apart.
+pub(crate) fn commit_notes(store: &FolderStore, task: &str, number: u64, sum: &str) -> Path {
+    below(tasks(store), task).join("changes").join("notes").join(format!("{number:020}-{sum}.json"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +209,11 @@ mod tests {
         }
         for name in ["LOAD1.parquet", "load00000001.csv", "LOAD0000000g.csv", "x.parquet"] {
             assert!(!is_file_name(name), "{name}");
+        }
+        let change = "20261121-110129123-000000000000002A-0001-9f86d081884c7d65.parquet";
+        assert!(is_change_name(change) && is_data_name(change) && !is_file_name(change));
+        for name in ["20261121-110129123.parquet", &change[1..], &change.replace("2A", "2G")] {
+            assert!(!is_data_name(name), "{name}");
         }
     }
 }

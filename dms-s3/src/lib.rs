@@ -13,6 +13,31 @@
 //! goes by manifests, as [`FolderSource`] does; a reader that lists the folder instead may see
 //! files of a load under way or given up.
 //!
+//! # Changes
+//!
+//! Changes stand beside a table's loaded files, in files of DMS's dated names; the column `Op` comes
+//! first, with `I`, `U` or `D`:
+//!
+//! ```text
+//! shop/orders/20261121-110129123-000000000000002A-0001-9f86d081884c7d65.parquet
+//! _dms/tasks/nightly/changes/commits/00000000000000000007.json
+//! ```
+//!
+//! A commit is one object, created under the next number. It names the files of changes that came
+//! since the commit before, with rows and checksums, and up to which position everything is there.
+//! A reader that takes the commits in order, and of each table the files of its newest load (`load`
+//! of its manifest), sees each change once and in order; a reader that lists the folder may see a
+//! file that a killed run left, whose changes come again in another file, as with DMS.
+//!
+//! - An update holds the row as it is now. One that moves a row to another key is a `D` and an `I`;
+//!   so is every update that changes a row of a table without a key, whose rows are identified as a
+//!   whole. A delete holds what identifies the row, and NULL elsewhere.
+//! - A value that an update left as it was, and that the source did not log, is an error, or with
+//!   `cdc-unchanged-column` a NULL whose column is named there.
+//! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`.
+//! - A table that is emptied, changes its shape or goes is an act of its own in the commit, between
+//!   the files before and after; files stay as they are.
+//!
 //! A process that dies in an upload leaves its parts in an object store, where nobody sees them and
 //! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads
 //! (Azure drops them after a week by itself).
@@ -29,6 +54,7 @@
 #[cfg(not(any(feature = "parquet", feature = "csv")))]
 compile_error!("dms-s3 needs a format: turn on the feature parquet or csv");
 
+mod changes;
 mod error;
 mod format;
 mod layout;
@@ -43,7 +69,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{Connector, EndpointSettings, Source, Target};
+use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Source, Target};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -62,7 +88,7 @@ pub const CONNECTORS: &[Connector] = &[Connector {
     source: Some(open_source),
     target: Some(open_target),
     change_source: None,
-    change_target: None,
+    change_target: Some(open_change_target),
 }];
 
 fn open_source(
@@ -83,6 +109,17 @@ fn open_target(
         let settings = FolderSettings::from_endpoint(&endpoint)?;
         let store = FolderStore::open(&settings)?;
         Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn Target>)
+    }
+    .boxed()
+}
+
+fn open_change_target(
+    endpoint: EndpointSettings,
+) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+    async move {
+        let settings = FolderSettings::from_endpoint(&endpoint)?;
+        let store = FolderStore::open(&settings)?;
+        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn ChangeTarget>)
     }
     .boxed()
 }

@@ -63,13 +63,18 @@ fn begins(object: &ObjectMeta, prefix: &str) -> bool {
 /// Claims the task and reads what is there of it.
 pub(crate) async fn begin(store: &FolderStore, task: &str) -> Result<TaskProgress> {
     let epoch = claim(store, &layout::epochs(store, task), task).await?;
+    let tables = tables(store, task).await?;
+    Ok(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables })
+}
+
+/// What there is of each table of a task.
+async fn tables(store: &FolderStore, task: &str) -> Result<BTreeMap<TableName, TableProgress>> {
     let records = load_records(store, task).await?;
     let tables = futures::stream::iter(records).map(|record| async move {
         let progress = table_progress(store, task, &record).await?;
         Ok::<_, Error>((record.table.name, progress))
     });
-    let tables = tables.buffered(READS_AT_ONCE).try_collect().await?;
-    Ok(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables })
+    tables.buffered(READS_AT_ONCE).try_collect().await
 }
 
 /// Claims a generation of a table.
@@ -139,6 +144,53 @@ pub(crate) async fn records_of_loads(store: &FolderStore, table: &TableName) -> 
         records.extend(listed.into_iter().map(|object| object.location));
     }
     Ok(records)
+}
+
+/// The number of a table's newest load by a task; 0 without one.
+pub(crate) async fn newest_load(store: &FolderStore, task: &str, table: &TableName) -> Result<u64> {
+    match load_record(store, task, table).await {
+        Ok(record) => Ok(record.load),
+        Err(error) if error.kind() == ErrorKind::Schema => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number of the newest load of each table of a task.
+pub(crate) async fn newest_loads(
+    store: &FolderStore,
+    task: &str,
+) -> Result<BTreeMap<TableName, u64>> {
+    let records = load_records(store, task).await?;
+    Ok(records.into_iter().map(|record| (record.table.name, record.load)).collect())
+}
+
+/// What there is of a task, without a claim; `None` if it was never begun.
+pub(crate) async fn look_up(store: &FolderStore, task: &str) -> Result<Option<TaskProgress>> {
+    let epoch = newest_claim(store, &layout::epochs(store, task)).await?;
+    if epoch == 0 {
+        return Ok(None);
+    }
+    let tables = tables(store, task).await?;
+    Ok(Some(TaskProgress { run: Run { task: task.to_owned(), epoch }, tables }))
+}
+
+/// Removes the records of a task's loads, of some tables or all; the files stay until the next load
+/// of the table begins.
+pub(crate) async fn forget_loads(
+    store: &FolderStore,
+    task: &str,
+    tables: Option<&[TableName]>,
+) -> Result<()> {
+    let places = match tables {
+        None => vec![layout::loads(store, task)],
+        Some(tables) => tables.iter().map(|t| layout::table_loads(store, task, t)).collect(),
+    };
+    for place in places {
+        for object in store.list(&place).await? {
+            store.delete(&object.location).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The partitions of a load that are complete, one record each.

@@ -113,6 +113,22 @@ pub struct FolderSettings {
     pub rfc4180: bool,
     /// A first line with the columns' names; default false.
     pub add_column_name: bool,
+    /// A column of files of changes with the time of the transaction's commit at the source, as text
+    /// `yyyy-MM-dd HH:mm:ss.SSSSSS` in UTC; default none. Files of a load do not have it.
+    pub timestamp_column_name: Option<String>,
+    /// A column of files of changes with the names, as a JSON array, of the columns that an update
+    /// left as they were and the source did not log: they are NULL in the row. Default none: such
+    /// an update is an error.
+    pub cdc_unchanged_column: Option<String>,
+    /// How many KiB of changes are gathered before files are written, as long as they are not older
+    /// than `cdc-max-batch-interval`; default 32,000, as in DMS.
+    pub cdc_min_file_size: u64,
+    /// After how many seconds files are written, however small; default 60, as in DMS.
+    pub cdc_max_batch_interval: u64,
+    /// Only inserts are written; default false.
+    pub cdc_inserts_only: bool,
+    /// Only inserts and updates are written; default false.
+    pub cdc_inserts_and_updates: bool,
     /// Whether a source compares every file with its checksum before it is read; default true.
     pub verify_checksums: bool,
     /// Whether a local folder's files are forced to the disk before they count as written, so that
@@ -141,6 +157,12 @@ impl Default for FolderSettings {
             csv_null_value: String::new(),
             rfc4180: true,
             add_column_name: false,
+            timestamp_column_name: None,
+            cdc_unchanged_column: None,
+            cdc_min_file_size: 32_000,
+            cdc_max_batch_interval: 60,
+            cdc_inserts_only: false,
+            cdc_inserts_and_updates: false,
             verify_checksums: true,
             fsync: true,
             store: BTreeMap::new(),
@@ -164,6 +186,12 @@ pub(crate) const OPTIONS: &[&str] = &[
     "csv-null-value",
     "rfc4180",
     "add-column-name",
+    "timestamp-column-name",
+    "cdc-unchanged-column",
+    "cdc-min-file-size",
+    "cdc-max-batch-interval",
+    "cdc-inserts-only",
+    "cdc-inserts-and-updates",
     "verify-checksums",
     "fsync",
 ];
@@ -234,6 +262,13 @@ impl FolderSettings {
         }
         if self.max_file_size_bytes == 0 {
             return wrong("max-file-size-bytes must not be 0");
+        }
+        if self.cdc_inserts_only && self.cdc_inserts_and_updates {
+            return wrong("cdc-inserts-only and cdc-inserts-and-updates exclude each other");
+        }
+        let names = [&self.timestamp_column_name, &self.cdc_unchanged_column];
+        if names.into_iter().flatten().any(String::is_empty) {
+            return wrong("timestamp-column-name and cdc-unchanged-column must not be empty");
         }
         if !(1..=22).contains(&self.compression_level) {
             return wrong("compression-level must be 1 to 22");

@@ -143,6 +143,27 @@ impl FolderStore {
         Ok(listed)
     }
 
+    /// What is below a place behind a path, in the order of paths.
+    pub(crate) async fn list_after(&self, below: &Path, after: &Path) -> Result<Vec<ObjectMeta>> {
+        let mut listed: Vec<ObjectMeta> = self
+            .store
+            .list_with_offset(Some(below), after)
+            .try_collect()
+            .await
+            .map_err(|error| convert(error, &format!("{below} cannot be listed")))?;
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(listed)
+    }
+
+    /// Writes a data file whole.
+    pub(crate) async fn put_bytes(&self, path: &Path, bytes: Vec<Bytes>) -> Result<()> {
+        let payload = PutPayload::from_iter(bytes);
+        match self.store.put(path, payload).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(convert(error, &format!("file {path} cannot be written"))),
+        }
+    }
+
     /// The names of the folders in a place.
     pub(crate) async fn folders(&self, place: &Path) -> Result<Vec<Path>> {
         let listed = self.store.list_with_delimiter(Some(place)).await;

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dms_core::batch::{BatchStream, batch_bytes};
@@ -16,6 +17,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 use tokio::sync::Mutex;
 
+use crate::changes::Shared;
 use crate::error::corrupt;
 use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::settings::FolderSettings;
@@ -29,8 +31,9 @@ use crate::{format, layout, progress};
 /// two parts of an upload.
 #[derive(Debug)]
 pub struct FolderTarget {
-    store: FolderStore,
-    settings: FolderSettings,
+    pub(crate) store: FolderStore,
+    pub(crate) settings: FolderSettings,
+    pub(crate) changes: Arc<Shared>,
     /// What this target calls its files of a table under a run's task and epoch.
     files: Mutex<HashMap<(String, u64, TableName), Numbers>>,
 }
@@ -51,16 +54,16 @@ impl FolderTarget {
     pub fn new(store: FolderStore, settings: FolderSettings) -> Result<Self> {
         settings.check()?;
         format::available(settings.data_format)?;
-        Ok(Self { store, settings, files: Mutex::default() })
+        Ok(Self { store, settings, changes: Arc::default(), files: Mutex::default() })
     }
 
     /// Opens a folder or store by its URL, with default options.
     ///
     /// # Errors
     /// Those of [`FolderStore::open`].
-    pub fn open(url: &str) -> Result<std::sync::Arc<Self>> {
+    pub fn open(url: &str) -> Result<Arc<Self>> {
         let settings = FolderSettings::new(url);
-        Ok(std::sync::Arc::new(Self::new(FolderStore::open(&settings)?, settings)?))
+        Ok(Arc::new(Self::new(FolderStore::open(&settings)?, settings)?))
     }
 
     /// A file name that nobody else uses.
@@ -157,7 +160,7 @@ impl FolderTarget {
         let place = layout::data(&self.store, table);
         let data = self.store.list(&place).await?;
         let known = progress::is_known(&self.store, table).await?;
-        let ours = |path: &Path| known && path.filename().is_some_and(layout::is_file_name);
+        let ours = |path: &Path| known && path.filename().is_some_and(layout::is_data_name);
         if let Some(object) = data.iter().find(|object| !ours(&object.location)) {
             return Err(foreign(&object.location, table));
         }
@@ -178,7 +181,7 @@ impl FolderTarget {
         for object in data {
             self.store.delete(&object.location).await?;
         }
-        self.store.sweep(&place, layout::is_file_name).await
+        self.store.sweep(&place, layout::is_data_name).await
     }
 
     /// Removes files of runs that were killed or fenced, and makes sure that those of the manifest
@@ -267,6 +270,7 @@ impl Target for FolderTarget {
         let load = progress::claim_generation(&self.store, &run.task, &table.name).await?;
         let key = (run.task.clone(), run.epoch, table.name.clone());
         self.files.lock().await.insert(key, Numbers { generation: load, files: 0 });
+        self.changes.set_load(run, &table.name, load).await;
         let record = LoadRecord {
             version: VERSION,
             load,

@@ -1,20 +1,24 @@
 //! Watch a database migrate: `cargo run --release --example quickstart [FOLDER]`.
 //!
-//! Makes a SQLite database of about a million rows (TPC-H and a table of awkward values), loads it
-//! into a Parquet folder, loads the folder into a second SQLite file, and compares all three row
-//! by row. Exit code 1 if anything differs.
+//! Makes a SQLite database of about a million rows (TPC-H and a table of awkward values), and moves
+//! it to a second SQLite file while an application goes on writing to it: full load, cached
+//! changes, ongoing replication, cut-over. Then it loads the database into a Parquet folder, and
+//! compares all three row by row. Exit code 1 if anything differs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use dms_cdc::{Phase, Replication, ReplicationStatus};
 use dms_core::full_load::FullLoad;
 use dms_core::task::{Report, TaskDefinition, TaskStatus};
 use dms_core::validation::Validation;
 use dms_core::{Error, ErrorKind, Result};
 use dms_examples::endpoints::registry;
 use dms_examples::progress::{Look, Progress};
+use dms_examples::writer::Writer;
 use dms_examples::{awkward, exact, memory, stop, tpch};
 use indicatif::{DecimalBytes, HumanCount};
 use serde_json::json;
@@ -70,20 +74,23 @@ async fn quickstart(args: &Args, stop: &CancellationToken) -> Result<bool> {
     }
     eprintln!("  {:.1} s\n", begun.elapsed().as_secs_f64());
 
-    let to_parquet = task(&folder, "to-parquet", &sqlite(&source), &file(&parquet))?;
-    let to_sqlite = task(&folder, "to-sqlite", &file(&parquet), &sqlite(&copy))?;
+    let to_copy = task(&folder, "to-copy", "full-load-and-cdc", &sqlite(&source), &sqlite(&copy))?;
+    let to_parquet = task(&folder, "to-parquet", "full-load", &sqlite(&source), &file(&parquet))?;
 
-    eprintln!("Loading it into a Parquet folder: {}", parquet.display());
-    let first = load(&to_parquet, stop).await?;
-    eprintln!("Loading the Parquet folder into a second SQLite file: {}", copy.display());
-    let second = load(&to_sqlite, stop).await?;
-
+    eprintln!(
+        "Moving it to a second SQLite file while an application writes to it: {}",
+        copy.display()
+    );
+    let moved = replicate(&to_copy, &source, stop).await?;
     eprintln!("Comparing row by row");
-    let mut equal = validate("source and Parquet", &to_parquet, stop).await?;
-    equal &= validate("Parquet and copy", &to_sqlite, stop).await?;
-    equal &= compare(source.clone(), copy.clone()).await?;
+    let mut equal = compare(source.clone(), copy.clone()).await?;
 
-    summary(&folder, &[("SQLite -> Parquet", &first), ("Parquet -> SQLite", &second)], equal);
+    eprintln!("\nLoading it into a Parquet folder: {}", parquet.display());
+    let loaded = load(&to_parquet, stop).await?;
+    eprintln!("Comparing row by row");
+    equal &= validate("source and Parquet", &to_parquet, stop).await?;
+
+    summary(&folder, &moved, &loaded, equal);
     Ok(equal)
 }
 
@@ -126,12 +133,18 @@ fn make(path: &Path, scale: f64) -> Result<()> {
 }
 
 /// A task for all tables, written to a file that `migrate` takes too.
-fn task(folder: &Path, name: &str, source: &str, target: &str) -> Result<TaskDefinition> {
+fn task(
+    folder: &Path,
+    name: &str,
+    kind: &str,
+    source: &str,
+    target: &str,
+) -> Result<TaskDefinition> {
     let definition = json!({
         "name": name,
         "source": {"url": source},
         "target": {"url": target},
-        "migration-type": "full-load",
+        "migration-type": kind,
         "table-mappings": {"rules": [{
             "rule-type": "selection", "rule-id": "1", "rule-name": "all tables",
             "rule-action": "include",
@@ -165,6 +178,69 @@ async fn load(task: &TaskDefinition, stop: &CancellationToken) -> Result<Report>
         TaskStatus::Stopped => Err(Error::new(ErrorKind::Stopped, "stopped")),
         TaskStatus::Failed => Err(Error::unexpected(report.to_string())),
     }
+}
+
+/// How long the application writes when everything that came before is applied.
+const ONGOING: Duration = Duration::from_secs(3);
+
+/// A database that moved while it was written to.
+struct Moved {
+    report: Report,
+    /// Transactions of the application meanwhile.
+    transactions: u64,
+}
+
+/// Moves the database while an application writes to it, until that ends and its last change is
+/// applied.
+async fn replicate(task: &TaskDefinition, file: &Path, stop: &CancellationToken) -> Result<Moved> {
+    let failed = |error| Error::unexpected("the application failed").with_source(error);
+    let source = registry().change_source(&task.source).await?;
+    let target = registry().change_target(&task.target).await?;
+    let writer = Writer::begin(file).map_err(failed)?;
+    let replication =
+        Replication::full_load_and_cdc(Arc::clone(&source), target, task.mapping.clone())
+            .named(&task.name)
+            .with_settings(task.settings.clone());
+    let (events, mut status) = (replication.events().subscribe(), replication.status());
+    let progress = Progress::follow(events, replication.status(), Look::of_stderr(false));
+    let caught_up = stop.child_token();
+    let cut_over = async {
+        let mut told = Phase::Starting;
+        while told != Phase::Ongoing && status.changed().await.is_ok() {
+            let phase = status.borrow_and_update().phase;
+            if phase != told {
+                told = phase;
+                eprintln!("  {phase}; {} transactions so far", writer.transactions());
+            }
+        }
+        tokio::time::sleep(ONGOING).await;
+        let written = tokio::task::spawn_blocking(|| writer.stop()).await;
+        let written = written
+            .map_err(|error| Error::unexpected("the application panicked").with_source(error))?
+            .map_err(failed)?;
+        let end = source.log_status(&task.name).await?.end;
+        eprintln!("  the application has stopped after {written} transactions; catching up");
+        let reached = |status: &ReplicationStatus| {
+            status.position.as_ref().is_some_and(|at| at.order >= end.order)
+        };
+        // Fails only if the replication has ended, which says so itself.
+        let _ = status.wait_for(reached).await;
+        caught_up.cancel();
+        Ok::<u64, Error>(written)
+    };
+    let (report, written) = futures::join!(replication.run(caught_up.clone()), cut_over);
+    progress.finish().await;
+    let (report, transactions) = (report?, written?);
+    if stop.is_cancelled() {
+        return Err(Error::new(ErrorKind::Stopped, "stopped"));
+    }
+    if report.status == TaskStatus::Failed {
+        return Err(Error::unexpected(report.to_string()));
+    }
+    source.end_capture(&task.name).await?;
+    let applied: u64 = report.tables.iter().map(|t| t.inserts + t.updates + t.deletes).sum();
+    eprintln!("  {} rows, then {} changes", HumanCount(report.rows()), HumanCount(applied));
+    Ok(Moved { report, transactions })
 }
 
 /// Compares both sides of a task by checksums of every row.
@@ -215,15 +291,18 @@ fn rate(count: u64, elapsed: Duration) -> u64 {
     count.saturating_mul(1000) / millis
 }
 
-fn summary(folder: &Path, loads: &[(&str, &Report)], equal: bool) {
+fn summary(folder: &Path, moved: &Moved, loaded: &Report, equal: bool) {
     println!("\n{}", if equal { "Every row arrived unchanged." } else { "SOMETHING DIFFERS." });
-    for (name, report) in loads {
-        println!("  {name} {}", speed(report));
-    }
+    println!(
+        "  SQLite -> SQLite     {} rows, and what {} transactions changed meanwhile",
+        HumanCount(moved.report.rows()),
+        HumanCount(moved.transactions)
+    );
+    println!("  SQLite -> Parquet  {}", speed(loaded));
     if let Some(bytes) = memory::peak_bytes() {
-        println!("  peak memory        {} (the migration's process)", DecimalBytes(bytes));
+        println!("  peak memory          {} (the migration's process)", DecimalBytes(bytes));
     }
-    println!("  files              {}", folder.display());
+    println!("  files                {}", folder.display());
     for name in ["source.db", "parquet", "copy.db"] {
         println!("    {name:9} {:>10}", DecimalBytes(size(&folder.join(name))).to_string());
     }

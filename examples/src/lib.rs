@@ -7,6 +7,7 @@ pub mod memory;
 pub mod progress;
 pub mod stop;
 pub mod tpch;
+pub mod writer;
 
 /// The README's program is compiled like any example of the documentation.
 #[cfg(doctest)]

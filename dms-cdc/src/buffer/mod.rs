@@ -220,9 +220,12 @@ fn open(
         shapes: found.shapes,
         busy: false,
     };
-    let skip = Skip::new(done, Arc::unwrap_or_clone(found.first_shapes));
-    let reader =
-        BufferReader { shared, log, file: None, skip, ready: VecDeque::new(), ended: false };
+    let mut skip = Skip::new(done, Arc::unwrap_or_clone(found.first_shapes));
+    let mut ready = VecDeque::new();
+    if found.events == 0 {
+        skip.end(&mut ready);
+    }
+    let reader = BufferReader { shared, log, file: None, skip, ready, ended: false, error: None };
     Ok((writer, reader, recovered))
 }
 

@@ -26,6 +26,8 @@ pub struct BufferReader {
     pub(super) skip: Skip,
     pub(super) ready: VecDeque<ChangeEvent>,
     pub(super) ended: bool,
+    /// What comes behind the last event.
+    pub(super) error: Option<Error>,
 }
 
 /// What comes next.
@@ -45,7 +47,7 @@ impl BufferReader {
                 return Some(Ok(event));
             }
             if self.ended {
-                return None;
+                return self.error.take().map(Err);
             }
             match self.take() {
                 Next::Memory(event) => self.skip.pass(event, &mut self.ready),
@@ -57,10 +59,14 @@ impl BufferReader {
                 }
                 Next::Nothing => self.shared.items.notified().await,
                 Next::End(error) => {
+                    // All of it before the wait, in which the future may be dropped.
                     self.ended = true;
+                    self.error = error;
+                    self.skip.end(&mut self.ready);
                     let log = Arc::clone(&self.log);
-                    let tidied = blocking(move || tidy(&log)).await;
-                    return error.or(tidied.err()).map(Err);
+                    if let Err(error) = blocking(move || tidy(&log)).await {
+                        self.error.get_or_insert(error);
+                    }
                 }
             }
         }

@@ -12,7 +12,7 @@ use super::log::{Shapes, note_shape, sync_folder};
 use super::mark::{FILE as MARK, Mark};
 use super::place::{Place, whole_part};
 use super::segment::{
-    Frame, Kind, Opened, SegmentReader, SegmentWriter, failed, file_name, file_number,
+    Frame, Header, Kind, Opened, SegmentReader, SegmentWriter, failed, file_name, file_number,
 };
 use super::state::{Segment, remove};
 
@@ -36,21 +36,33 @@ pub(super) struct Found {
     pub(super) previous: Option<(u64, u64)>,
 }
 
-/// A segment that is there.
+/// A segment that is there. It is opened when it is read: there may be more of them than files that
+/// may be open.
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
-    reader: SegmentReader,
+    header: Header,
+    first: u64,
+    bytes: u64,
 }
 
 impl Part {
-    fn number(&self) -> u64 {
-        self.reader.header.number
+    fn open(&self) -> Result<SegmentReader> {
+        match SegmentReader::open(&self.path)? {
+            Opened::Segment(reader) => Ok(reader),
+            Opened::Damaged => Err(damaged(&self.path, "it changed while it was read")),
+        }
     }
+}
 
-    fn before(&self) -> &Place {
-        &self.reader.header.before
-    }
+/// The segments of a folder.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Those that follow each other up to the end.
+    held: Vec<Part>,
+    /// Those behind, the newest first: not removed before it is clear that nobody needs them.
+    doomed: Vec<PathBuf>,
+    next: u64,
 }
 
 /// Where the last segment ends that counts.
@@ -104,13 +116,18 @@ pub(super) fn check_task(held: &str, task: &str, path: &Path) -> Result<()> {
 pub(super) fn recover(folder: &Path, task: &str, after: Option<&Position>) -> Result<Found> {
     let order = after.map(|position| position.order);
     let mark = Mark::open(folder, task)?;
-    let (mut parts, next) = parts(folder, order)?;
-    let Some(cut) = cut(&mut parts)? else {
-        let place = acknowledged(Place::after(after), mark.place(), order, folder)?;
+    let mut found = parts(folder, order)?;
+    let cut = cut(&mut found)?;
+    let end = cut.as_ref().map_or_else(|| Place::after(after), |cut| cut.place.clone());
+    let mut place = acknowledged(end, mark.place(), order, folder)?;
+    for path in &found.doomed {
+        remove(path)?;
+    }
+    let (parts, next) = (found.held, found.next);
+    let Some(cut) = cut else {
         return Ok(Found { place, next, ..Found::default() });
     };
-    let mut place = acknowledged(cut.place.clone(), mark.place(), order, folder)?;
-    let id = parts.last().map(|part| part.reader.header.log);
+    let id = parts.last().map(|part| part.header.log);
     if place.touched() <= order {
         // The target holds everything; it may hold more than was on the disk.
         for part in &parts {
@@ -121,22 +138,22 @@ pub(super) fn recover(folder: &Path, task: &str, after: Option<&Position>) -> Re
         }
         return Ok(Found { place, next, ..Found::default() });
     }
-    let last = parts.last_mut().ok_or_else(|| Error::unexpected("a segment is gone"))?;
+    let last = parts.last().ok_or_else(|| Error::unexpected("a segment is gone"))?;
     let bytes = rewrite(folder, last, &cut)?;
-    let previous = Some((last.number(), bytes));
-    let events = place.events - parts.first().map_or(0, |part| part.before().events);
-    let first_shapes = match parts.first_mut() {
-        Some(first) => Arc::new(shapes_of(&mut first.reader)?.0),
+    let previous = Some((last.header.number, bytes));
+    let events = place.events - parts.first().map_or(0, |part| part.header.before.events);
+    let first_shapes = match parts.first() {
+        Some(first) => Arc::new(shapes_of(&mut first.open()?)?.0),
         None => Shapes::default(),
     };
     let mut segments = VecDeque::new();
-    let ends: Vec<_> = parts.iter().skip(1).map(|part| part.before().touched()).collect();
+    let ends: Vec<_> = parts.iter().skip(1).map(|part| part.header.before.touched()).collect();
     for (at, part) in parts.iter().enumerate() {
         let end = ends.get(at).copied();
         segments.push_back(Segment {
-            number: part.number(),
-            first: part.reader.first,
-            bytes: if end.is_some() { part.reader.bytes()? } else { bytes },
+            number: part.header.number,
+            first: part.first,
+            bytes: if end.is_some() { part.bytes } else { bytes },
             touched: end.unwrap_or(place.touched()),
             closed: true,
         });
@@ -144,48 +161,48 @@ pub(super) fn recover(folder: &Path, task: &str, after: Option<&Position>) -> Re
     Ok(Found { segments, events, place, first_shapes, shapes: cut.shapes, id, next, previous })
 }
 
-/// The segments that follow each other up to the last, those that are applied removed; and the
-/// number of the next.
-fn parts(folder: &Path, after: Option<u64>) -> Result<(Vec<Part>, u64)> {
+/// The segments that follow each other up to the last; those that are applied are removed.
+fn parts(folder: &Path, after: Option<u64>) -> Result<Parts> {
     let files = files(folder)?;
     let next = files.last().map_or(1, |(number, _)| number + 1);
-    let mut parts: Vec<Part> = Vec::new();
+    let (mut parts, mut doomed): (Vec<Part>, _) = (Vec::new(), Vec::new());
     let last = files.len().saturating_sub(1);
     for (at, (number, path)) in files.into_iter().enumerate() {
         match SegmentReader::open(&path)? {
             Opened::Segment(reader) if reader.header.number == number => {
-                parts.push(Part { path, reader });
+                let (first, bytes) = (reader.first, reader.bytes()?);
+                parts.push(Part { path, header: reader.header, first, bytes });
             }
             // Its header was being written.
-            Opened::Damaged if at == last => remove(&path)?,
+            Opened::Damaged if at == last => doomed.push(path),
             _ => return Err(damaged(&path, "its header is damaged")),
         }
     }
     // Up to where the target holds everything, whatever is missing there.
-    let applied = parts.iter().rposition(|part| at_rest(part.before(), after)).unwrap_or(0);
+    let applied = parts.iter().rposition(|part| at_rest(&part.header.before, after)).unwrap_or(0);
     for part in parts.drain(..applied) {
         remove(&part.path)?;
     }
     if let Some(first) = parts.first()
-        && !at_rest(first.before(), after)
+        && !at_rest(&first.header.before, after)
     {
         return Err(damaged(&first.path, "segments before it are missing"));
     }
     for pair in parts.windows(2) {
         let [one, two] = pair else { continue };
-        if two.reader.header.log != one.reader.header.log {
+        if two.header.log != one.header.log {
             return Err(damaged(&two.path, "it is of another log than the segment before"));
         }
-        match two.reader.header.previous {
-            Some((number, bytes)) if number == one.number() => {
-                if bytes != one.reader.bytes()? {
+        match two.header.previous {
+            Some((number, bytes)) if number == one.header.number => {
+                if bytes != one.bytes {
                     return Err(damaged(&one.path, "it has not the size it had"));
                 }
             }
             _ => return Err(damaged(&two.path, "the segment before it is missing")),
         }
     }
-    Ok((parts, next))
+    Ok(Parts { held: parts, doomed, next })
 }
 
 /// Whether the target holds everything before a place.
@@ -193,26 +210,27 @@ fn at_rest(before: &Place, after: Option<u64>) -> bool {
     before.touched() <= after
 }
 
-/// Finds where the last whole transaction ends, and drops the segments behind it.
-fn cut(parts: &mut Vec<Part>) -> Result<Option<Cut>> {
-    while let Some(part) = parts.last_mut() {
-        if let Some(cut) = last_whole(part)? {
+/// Finds where the last whole transaction ends, and dooms the segments behind it.
+fn cut(parts: &mut Parts) -> Result<Option<Cut>> {
+    while let Some(part) = parts.held.pop() {
+        if let Some(cut) = last_whole(&part)? {
+            parts.held.push(part);
             return Ok(Some(cut));
         }
         // The newest goes first: what is left is a log that ends earlier.
-        remove(&part.path)?;
-        parts.pop();
+        parts.doomed.push(part.path);
     }
     Ok(None)
 }
 
-fn last_whole(part: &mut Part) -> Result<Option<Cut>> {
-    let mut place = part.before().clone();
-    let (shapes, mut at) = shapes_of(&mut part.reader)?;
+fn last_whole(part: &Part) -> Result<Option<Cut>> {
+    let mut reader = part.open()?;
+    let mut place = part.header.before.clone();
+    let (shapes, mut at) = shapes_of(&mut reader)?;
     let mut shapes = Arc::new(shapes);
     let start = Cut { offset: at, place: place.clone(), tail: None, shapes: Arc::clone(&shapes) };
     let mut cut = place.open.is_none().then_some(start);
-    while let Frame::Whole(_, payload, next) = part.reader.frame(at)? {
+    while let Frame::Whole(_, payload, next) = reader.frame(at)? {
         let event = decode_event(&payload)
             .map_err(|e| damaged(&part.path, "an event of it cannot be read").with_source(e))?;
         let held = place.whole.clone();
@@ -251,12 +269,13 @@ fn shapes_of(
 }
 
 /// Writes a segment anew up to a cut; returns its bytes.
-fn rewrite(folder: &Path, part: &mut Part, cut: &Cut) -> Result<u64> {
+fn rewrite(folder: &Path, part: &Part, cut: &Cut) -> Result<u64> {
     let path = folder.join(REWRITTEN);
-    let mut writer = SegmentWriter::create(path.clone(), &part.reader.header)?;
-    let mut at = part.reader.first;
+    let mut writer = SegmentWriter::create(path.clone(), &part.header)?;
+    let mut reader = part.open()?;
+    let mut at = part.first;
     while at < cut.offset {
-        let Frame::Whole(kind, payload, next) = part.reader.frame(at)? else {
+        let Frame::Whole(kind, payload, next) = reader.frame(at)? else {
             return Err(damaged(&part.path, "it changed while it was read"));
         };
         writer.append(kind, &payload)?;
@@ -267,7 +286,7 @@ fn rewrite(folder: &Path, part: &mut Part, cut: &Cut) -> Result<u64> {
     }
     writer.sync()?;
     fault::point("buffer-recover")?;
-    let renamed = std::fs::rename(&path, folder.join(file_name(part.number())));
+    let renamed = std::fs::rename(&path, folder.join(file_name(part.header.number)));
     renamed.map_err(|e| failed(e, "cached changes cannot be replaced", &part.path))?;
     sync_folder(folder)?;
     fault::point("buffer-recover")?;

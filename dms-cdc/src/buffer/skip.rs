@@ -25,6 +25,13 @@ impl Skip {
         Self { after, shapes, waiting: Vec::new(), passed: false }
     }
 
+    /// Leaves nothing out any more.
+    pub(super) fn end(&mut self, out: &mut VecDeque<ChangeEvent>) {
+        self.passed = true;
+        out.extend(std::mem::take(&mut self.shapes).into_values());
+        out.extend(std::mem::take(&mut self.waiting));
+    }
+
     /// Takes an event; adds what is to be delivered.
     pub(super) fn pass(&mut self, event: ChangeEvent, out: &mut VecDeque<ChangeEvent>) {
         if self.passed {
@@ -37,9 +44,7 @@ impl Skip {
         }
         let is_idle = matches!(event, ChangeEvent::Idle { .. });
         if let Some(event) = part_after(event, self.after) {
-            self.passed = true;
-            out.extend(std::mem::take(&mut self.shapes).into_values());
-            out.extend(std::mem::take(&mut self.waiting));
+            self.end(out);
             out.push_back(event);
         } else if !is_idle {
             for event in self.waiting.drain(..) {

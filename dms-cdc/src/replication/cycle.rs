@@ -165,18 +165,33 @@ impl Cycle<'_> {
         }
         // What was loaded before has to be followed from there on.
         let loaded = held.progress.tables.iter().filter(|(_, table)| table.finished);
-        for (table, progress) in loaded {
-            let lost = progress.position.as_ref().is_none_or(|at| at.order < begun.order);
-            if lost && self.task.kind == MigrationType::FullLoadAndCdc {
-                return Err(Error::new(
-                    ErrorKind::PositionLost,
-                    "the source does not hold the changes since the table was loaded; load it \
-                     again",
-                )
-                .context("table", table));
+        let mut start = begun.clone();
+        for (table, progress) in loaded.filter(|_| self.task.kind == MigrationType::FullLoadAndCdc)
+        {
+            match &progress.position {
+                Some(at) if at.order >= begun.order => {}
+                // What the source was told to forget may lie on disk; the feed refuses if it does
+                // not.
+                Some(at) if self.is_kept_on_disk() => {
+                    if at.order < start.order {
+                        start = at.clone();
+                    }
+                }
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::PositionLost,
+                        "the source does not hold the changes since the table was loaded; load it \
+                         again",
+                    )
+                    .context("table", table));
+                }
             }
         }
-        Ok(begun)
+        Ok(start)
+    }
+
+    fn is_kept_on_disk(&self) -> bool {
+        self.task.settings.changes.spill_durability == SpillDurability::Disk
     }
 
     async fn capture(
@@ -273,8 +288,16 @@ impl Cycle<'_> {
             tables,
         );
         let bound = self.bound()?;
-        let batch_bytes = settings.changes.batch_bytes;
-        let feeder = Feeder { reader, router, bound, batch_bytes, batches, told };
+        let feeder = Feeder {
+            reader,
+            router,
+            bound,
+            batch_bytes: settings.changes.batch_bytes,
+            batches,
+            told,
+            hint: target.batch_hint(),
+            is_ongoing: false,
+        };
         tasks.spawn(feeder.run());
         let mut goal = Goal::of(source.log_status(&self.task.name).await?.end);
         status.phase(Phase::CachedChanges);
@@ -285,7 +308,7 @@ impl Cycle<'_> {
         let deadline = self.deadline();
         loop {
             if progress.reached.order >= goal.position.order
-                && let Some(reason) = self.is_reached(&progress, &mut goal).await?
+                && let Some(reason) = self.is_reached(&progress, &mut goal, &tell).await?
             {
                 self.settle(&applier, &progress, &tell).await?;
                 acknowledge.acknowledge(&progress.reached);
@@ -295,6 +318,7 @@ impl Cycle<'_> {
                 biased;
                 () = self.stop.cancelled() => {
                     self.settle(&applier, &progress, &tell).await?;
+                    acknowledge.acknowledge(&progress.reached);
                     return Ok(Ended::Stopped(StopReason::Normal));
                 }
                 () = deadline.passed() => {
@@ -449,7 +473,12 @@ impl Cycle<'_> {
     }
 
     /// What the goal being reached means.
-    async fn is_reached(&self, progress: &Progress, goal: &mut Goal) -> Result<Option<StopReason>> {
+    async fn is_reached(
+        &self,
+        progress: &Progress,
+        goal: &mut Goal,
+        tell: &mpsc::UnboundedSender<Told>,
+    ) -> Result<Option<StopReason>> {
         let reason = self.task.stop_when.reason();
         match self.task.stop_when {
             StopWhen::CachedChangesApplied => return Ok(Some(reason)),
@@ -462,6 +491,7 @@ impl Cycle<'_> {
             }
             _ => {
                 self.task.status.phase(Phase::Ongoing);
+                let _ = tell.send(Told::Ongoing);
                 goal.position = Position::new(u64::MAX, "");
             }
         }

@@ -44,6 +44,7 @@ use dms_core::endpoint::{ChangeSource, ChangeTarget, Connector, EndpointSettings
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+pub use changes::decode_changes;
 pub use copy::{decode_copy, encode_copy};
 pub use settings::{ExistingIndexes, PostgresSettings};
 pub use source::PostgresSource;

@@ -39,6 +39,35 @@ async fn a_newer_run_fences_this_one() {
     assert_eq!(held, Some(Position::new(9, "0/9")));
 }
 
+/// Applies an insert in a transaction that others follow at once.
+async fn insert_soon(desk: &Desk, id: i32, text: &str) -> dms_core::Result<()> {
+    let mut apply = desk.target.begin_apply(&desk.run).await?;
+    apply.step(&insert(&pairs_table(), &pairs(&[(id, text)])), false).await?;
+    let order = u64::try_from(id).unwrap();
+    apply.commit_soon(&Position::new(order, "0/0"), None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_in_a_row_are_each_whole_and_fenced() {
+    let url = server::shared().database().await;
+    let desk = loaded(&url).await;
+    let held = || async { desk.target.replication(&desk.run).await.unwrap().position };
+    for id in 3..6 {
+        insert_soon(&desk, id, &format!("row {id}")).await.unwrap();
+        assert_eq!(held().await, Some(Position::new(u64::try_from(id).unwrap(), "0/0")));
+    }
+    // One that is refused takes nothing of the others along, and the row goes on.
+    let error = insert_soon(&desk, 6, "row 3").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Constraint, "{error}");
+    assert_eq!(held().await, Some(Position::new(5, "0/0")));
+    insert_soon(&desk, 7, "row 7").await.unwrap();
+    let newer = Desk::open(&url).await;
+    assert!(insert_soon(&desk, 8, "row 8").await.unwrap_err().is_stop());
+    assert_eq!(text_of(&url, "t").await.len(), 6);
+    let position = newer.target.replication(&newer.run).await.unwrap().position;
+    assert_eq!(position, Some(Position::new(7, "0/0")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_transaction_leaves_nothing() {
     let url = server::shared().database().await;

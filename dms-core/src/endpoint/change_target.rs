@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -23,6 +24,12 @@ pub trait ChangeTarget: Target {
     /// In which form this target takes changes.
     fn change_form(&self) -> ChangeForm;
 
+    /// How many changes are best applied in one go, where that matters to the target: whoever
+    /// applies them commits when either bound is reached.
+    fn batch_hint(&self) -> Option<BatchHint> {
+        None
+    }
+
     /// What the target holds of the task's replication.
     ///
     /// # Errors
@@ -33,7 +40,8 @@ pub trait ChangeTarget: Target {
     /// Begins a transaction of the target, in which any number of the source's are applied.
     ///
     /// # Errors
-    /// `Connection`; `Stopped` if the run is fenced.
+    /// `Connection`; `Stopped` if the run is fenced. Behind [`Apply::commit_soon`] they may come
+    /// later, with those of the commit at the latest.
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>>;
 
     /// What the target holds of a task, without claiming it.
@@ -77,6 +85,29 @@ pub trait Apply: Send {
     /// error when it is not known whether the transaction was committed:
     /// [`ChangeTarget::replication`] tells.
     async fn commit(self: Box<Self>, position: &Position, committed_at: Option<i64>) -> Result<()>;
+
+    /// As [`commit`](Self::commit), of a transaction that others follow at once: seen by all from
+    /// now on, with its position, and durable at the latest with the next `commit` of the run. What
+    /// [`ChangeTarget::replication`] tells is durable in any case.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    async fn commit_soon(
+        self: Box<Self>,
+        position: &Position,
+        committed_at: Option<i64>,
+    ) -> Result<()> {
+        self.commit(position, committed_at).await
+    }
+}
+
+/// When a target had best commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHint {
+    /// When so many bytes of changes have been gathered, about.
+    pub bytes: u64,
+    /// When the oldest of them is so old.
+    pub age: Duration,
 }
 
 /// How a target takes changes.

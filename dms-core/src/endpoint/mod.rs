@@ -11,7 +11,7 @@ use std::fmt;
 
 pub use change_source::{Acknowledge, ChangeFeed, ChangeSource, FeedRequest, LogStatus};
 pub use change_target::{
-    Alteration, Apply, ApplyException, ChangeForm, ChangeTarget, Note, ReplicatedTable,
+    Alteration, Apply, ApplyException, BatchHint, ChangeForm, ChangeTarget, Note, ReplicatedTable,
     ReplicationProgress, Step, TaskRecord,
 };
 pub use registry::{

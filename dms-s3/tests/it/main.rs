@@ -3,6 +3,8 @@
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(all(feature = "parquet", feature = "csv"))]
+mod changes;
 mod conformance;
 mod crash;
 mod damage;

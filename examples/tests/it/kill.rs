@@ -6,12 +6,12 @@ use crate::data;
 use crate::harness::{Lane, Place, end, start};
 
 /// Numbers that a seed repeats (splitmix64).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Of the environment variable `DMS_TEST_SEED`, or of the clock; printed, so that a failure can
     /// be repeated.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seed = std::env::var("DMS_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() & 0xffff_ffff
@@ -20,12 +20,21 @@ impl Random {
         Self(seed)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// Of a seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % bound.max(1)
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bad_input;
+mod bank;
 mod command_line;
 mod crash;
 mod data;
@@ -17,4 +18,6 @@ mod runs;
 #[allow(dead_code, reason = "tests of the connector use the rest")]
 #[path = "../../../dms-connectors/tests/postgres/server.rs"]
 mod server;
+mod session;
 mod source_changed;
+mod workload;

@@ -191,6 +191,25 @@ async fn what_is_not_ours_or_not_whole_is_refused() {
     assert!(error.to_string().contains("version 9"), "{error}");
 }
 
+/// Whoever has a copy of the file puts it back.
+#[tokio::test]
+async fn damage_of_what_the_source_was_told_removes_nothing() {
+    let folder = written(Durability::Disk).await;
+    let last = segments(folder.path()).pop().unwrap();
+    let whole = std::fs::read(&last).unwrap();
+    for place in [20, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        std::fs::write(&last, &bytes).unwrap();
+        let error = refused(folder.path(), Durability::Disk, TASK, None).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("damaged or missing"), "{error}");
+        assert_eq!(std::fs::read(&last).unwrap(), bytes);
+    }
+    std::fs::write(&last, &whole).unwrap();
+    assert_goes_on(folder.path(), 20, "put back").await;
+}
+
 #[tokio::test]
 async fn what_the_source_sends_again_is_discarded() {
     let folder = written(Durability::Source).await;

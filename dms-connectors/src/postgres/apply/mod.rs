@@ -66,7 +66,11 @@ impl ChangeTarget for PostgresTarget {
         let mut client = connect(&self.settings).await?;
         let transaction = client.transaction().await.map_err(failed)?;
         self.state.check_epoch(&transaction, run).await?;
-        self.state.replication(&transaction, &run.task).await
+        let progress = self.state.replication(&transaction, &run.task).await?;
+        // The lock on the epoch makes this a commit that waits for the disk, and with it for
+        // whatever was read here.
+        transaction.commit().await.map_err(failed)?;
+        Ok(progress)
     }
 
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {

@@ -29,6 +29,8 @@ pub(in crate::postgres) struct Session {
     pub(super) client: Arc<Client>,
     /// Whether triggers and foreign keys of the target do not fire.
     pub(super) is_replica: bool,
+    /// Whether the transaction before is one that others follow at once.
+    pub(super) is_followed: bool,
     statements: HashMap<String, (Statement, u64)>,
     used: u64,
     tables: HashMap<TableName, Arc<TargetTable>>,
@@ -56,7 +58,15 @@ impl Session {
             Err(error) => return Err(failed(error)),
         };
         let (statements, tables) = (HashMap::new(), HashMap::new());
-        Ok(Self { client: Arc::new(client), is_replica, statements, used: 0, tables, prepared: 0 })
+        Ok(Self {
+            client: Arc::new(client),
+            is_replica,
+            is_followed: false,
+            statements,
+            used: 0,
+            tables,
+            prepared: 0,
+        })
     }
 
     /// A statement, prepared once. What is on its way is waited for before one is prepared.

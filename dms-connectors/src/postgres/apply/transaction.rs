@@ -59,7 +59,8 @@ impl PostgresApply {
             State::is_newest(row.as_ref(), &run)
         };
         self.pipeline.send(sql.len(), answer).await?;
-        self.pipeline.settle().await
+        // In a row of transactions the answer is taken with those of the steps.
+        if self.session.is_followed { Ok(()) } else { self.pipeline.settle().await }
     }
 
     /// Sends a statement without parameters.
@@ -207,10 +208,29 @@ impl Apply for PostgresApply {
         noted.inspect_err(|_| self.failed = true)
     }
 
-    async fn commit(
+    async fn commit(self: Box<Self>, position: &Position, committed_at: Option<i64>) -> Result<()> {
+        self.end(position, committed_at, false).await
+    }
+
+    /// The server does not wait for its disk then. What a commit that waits finds in the log before
+    /// itself it writes too
+    /// (<https://www.postgresql.org/docs/current/wal-async-commit.html>).
+    async fn commit_soon(
+        self: Box<Self>,
+        position: &Position,
+        committed_at: Option<i64>,
+    ) -> Result<()> {
+        self.end(position, committed_at, true).await
+    }
+}
+
+impl PostgresApply {
+    /// Commits, with the position.
+    async fn end(
         mut self: Box<Self>,
         position: &Position,
         committed_at: Option<i64>,
+        is_followed: bool,
     ) -> Result<()> {
         if self.failed {
             return Err(Error::unexpected(FAILED));
@@ -230,7 +250,8 @@ impl Apply for PostgresApply {
         // COMMIT of a transaction that failed would be no error.
         self.settle().await?;
         fault::point("postgres-apply-before-commit")?;
-        self.session.client.batch_execute("COMMIT").await.map_err(|error| {
+        let sql = if is_followed { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" };
+        self.session.client.batch_execute(sql).await.map_err(|error| {
             if error.as_db_error().is_some() {
                 return convert(error, "changes cannot be committed");
             }
@@ -238,14 +259,13 @@ impl Apply for PostgresApply {
                 known";
             Error::new(ErrorKind::Connection, message).transient().with_source(error)
         })?;
-        let Self { statement, session, kept, .. } = *self;
+        let Self { statement, mut session, kept, .. } = *self;
+        session.is_followed = is_followed;
         statement.done();
         kept.put(session);
         fault::point("postgres-apply-committed")
     }
-}
 
-impl PostgresApply {
     /// Remembers something about a table.
     async fn remember(&mut self, table: &TableName, what: &str, text: String) -> Result<()> {
         let sql = format!(

@@ -21,6 +21,7 @@
 mod assemble;
 mod check;
 mod database;
+mod decode;
 mod feed;
 mod form;
 mod lsn;
@@ -45,6 +46,8 @@ use dms_core::position::Position;
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use pgwire_replication::Lsn as WireLsn;
+
+pub use self::decode::decode_changes;
 
 use self::assemble::Assembler;
 use self::database::{Database, load_again};

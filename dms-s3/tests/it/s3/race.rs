@@ -5,8 +5,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use dms_core::ErrorKind;
 use dms_core::batch::BatchStream;
-use dms_core::endpoint::{Partition, ReadRequest, Run, Source, TablePrepMode, Target};
+use dms_core::change::{ChangeBatch, ChangeRecord, ChangeRows, Identity, Operation, Transaction};
+use dms_core::endpoint::{
+    ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
+};
 use dms_core::mapping::Selection;
+use dms_core::position::Position;
+use dms_core::value::Value;
 use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -110,4 +115,77 @@ async fn a_table_that_goes_is_not_there_for_a_reader() {
     let error = looking.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("no manifest"), "{error}");
+}
+
+/// An insert of a row, in a transaction of its own.
+fn insert(order: u64, id: i64) -> Step {
+    let record = ChangeRecord {
+        operation: Operation::Insert,
+        sequence: 0,
+        values: vec![Some(Value::Int(id))],
+    };
+    let batch = ChangeBatch::from_records(Arc::new(table()), Identity::Key(vec![0]), &[record]);
+    let transaction = Transaction {
+        position: Position::new(order, order.to_string()),
+        committed_at: None,
+        id: order.to_string(),
+        end: 1,
+        complete: true,
+    };
+    Step::Log(ChangeRows { batches: vec![batch.unwrap()], transactions: vec![transaction] })
+}
+
+/// A run has seen that nobody took over, when the next run does so and commits first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_behind_that_of_the_next_run_is_refused() {
+    let bucket = Arc::new(Bucket::default());
+    let server = Server::start(&bucket).await;
+    let (older, newer) = (target(&server), target(&server));
+    let first = older.begin("task").await.unwrap().run;
+    let mut apply = older.begin_apply(&first).await.unwrap();
+    apply.step(&insert(1, 1), false).await.unwrap();
+    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
+    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
+    pause.reached.notified().await;
+    let second = newer.begin("task").await.unwrap().run;
+    assert_eq!(newer.replication(&second).await.unwrap().position, None);
+    let mut apply = newer.begin_apply(&second).await.unwrap();
+    apply.step(&insert(1, 1), false).await.unwrap();
+    apply.step(&insert(2, 2), false).await.unwrap();
+    let end = Position::new(2, "2");
+    apply.commit(&end, None).await.unwrap();
+    pause.go_on.notify_one();
+    assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
+    assert_eq!(newer.replication(&second).await.unwrap().position, Some(end));
+    let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
+    assert_eq!(commits.count(), 1);
+}
+
+/// A run commits at the last moment before it is fenced, unseen by the next, which has looked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_hears_of_a_commit_that_it_did_not_see() {
+    let bucket = Arc::new(Bucket::default());
+    let server = Server::start(&bucket).await;
+    let (older, newer) = (target(&server), target(&server));
+    let first = older.begin("task").await.unwrap().run;
+    let mut apply = older.begin_apply(&first).await.unwrap();
+    apply.step(&insert(1, 1), false).await.unwrap();
+    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
+    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
+    pause.reached.notified().await;
+    let second = newer.begin("task").await.unwrap().run;
+    assert_eq!(newer.replication(&second).await.unwrap().position, None);
+    let mut apply = newer.begin_apply(&second).await.unwrap();
+    apply.step(&insert(1, 1), false).await.unwrap();
+    apply.step(&insert(2, 2), false).await.unwrap();
+    pause.go_on.notify_one();
+    committing.await.unwrap().unwrap();
+    let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
+    // It goes on from what is there.
+    let there = newer.replication(&second).await.unwrap().position;
+    assert_eq!(there, Some(Position::new(1, "1")));
+    let mut apply = newer.begin_apply(&second).await.unwrap();
+    apply.step(&insert(2, 2), false).await.unwrap();
+    apply.commit(&Position::new(2, "2"), None).await.unwrap();
 }

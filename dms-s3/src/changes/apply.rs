@@ -1,0 +1,257 @@
+//! A commit that is being gathered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dms_core::change::{ChangeRows, Transaction};
+use dms_core::endpoint::{Apply, ApplyException, Note, Run, Step};
+use dms_core::position::Position;
+use dms_core::schema::{TableName, TableSchema};
+use dms_core::{Error, Result};
+
+use super::file::Gathering;
+use super::manifest::{Act, Commit, Noted, Notes};
+use super::rows::{file_rows, file_table, transaction_of};
+use super::{Shared, chain, notes};
+use crate::manifest::VERSION;
+use crate::settings::FolderSettings;
+use crate::store::FolderStore;
+use crate::{layout, upload};
+
+/// About how many bytes of rows are gathered over all tables before the largest file is ended: what
+/// a commit holds in memory at the most, besides one step.
+const GATHERED_BYTES: usize = 256 << 20;
+
+/// A commit that is being gathered: files are there before it, and nobody knows of them.
+pub(crate) struct FolderApply {
+    pub(crate) store: FolderStore,
+    pub(crate) settings: FolderSettings,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) run: Run,
+    /// The newest commit, behind which this one comes.
+    pub(crate) before: Option<Commit>,
+    pub(crate) open: BTreeMap<TableName, Gathering>,
+    pub(crate) parts: BTreeMap<TableName, u32>,
+    pub(crate) acts: Vec<Act>,
+    pub(crate) notes: Vec<Noted>,
+    pub(crate) exceptions: Vec<ApplyException>,
+    /// Whether a step has failed in the middle: a commit would not hold all of it.
+    pub(crate) broken: bool,
+}
+
+/// Rows of one table, ready for a file.
+struct Ready {
+    table: TableSchema,
+    rows: arrow::array::RecordBatch,
+    first: Transaction,
+    last: Transaction,
+}
+
+impl FolderApply {
+    async fn load_of(&self, table: &TableName) -> Result<u64> {
+        self.shared.load_of(&self.store, &self.run, table).await
+    }
+
+    async fn log(&mut self, ready: Vec<Ready>) -> Result<()> {
+        for Ready { table, rows, first, last } in ready {
+            let name = table.name.clone();
+            let load = self.load_of(&name).await?;
+            if self.open.get(&name).is_some_and(|file| !file.takes(&table, load)) {
+                self.end_file(&name).await?;
+            }
+            let mut file = match self.open.remove(&name) {
+                Some(file) => file,
+                None => Gathering::begin(table, load, &self.settings, &rows, first)?,
+            };
+            file.write(rows, last).await?;
+            let full = file.held as u64 >= self.settings.max_file_size_bytes;
+            self.open.insert(name.clone(), file);
+            if full {
+                self.end_file(&name).await?;
+            }
+            self.bound().await?;
+        }
+        Ok(())
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        if self.broken {
+            return Err(Error::unexpected("an earlier step failed; begin again"));
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Truncate { tables } => {
+                for table in tables {
+                    self.end_file(table).await?;
+                    let load = self.load_of(table).await?;
+                    self.acts.push(Act::Truncate { table: table.clone(), load });
+                }
+                Ok(())
+            }
+            Step::Alter { from, to, alterations } => {
+                self.end_file(&from.name).await?;
+                let load = self.load_of(&to.name).await?;
+                let alterations = alterations.iter().map(Into::into).collect();
+                self.acts.push(Act::Alter { table: to.as_ref().clone(), load, alterations });
+                Ok(())
+            }
+            Step::Create { table } => {
+                let load = self.load_of(&table.name).await?;
+                self.acts.push(Act::Create { table: table.as_ref().clone(), load });
+                Ok(())
+            }
+            Step::Drop { table } => {
+                self.end_file(table).await?;
+                let load = self.load_of(table).await?;
+                self.acts.push(Act::Drop { table: table.clone(), load });
+                Ok(())
+            }
+            _ => Err(Error::unexpected("files take changes in their order, not what they come to")),
+        }
+    }
+
+    /// Ends the largest files until what is gathered stays below its bound.
+    async fn bound(&mut self) -> Result<()> {
+        while self.open.values().map(|file| file.held).sum::<usize>() > GATHERED_BYTES {
+            let largest = self.open.iter().max_by_key(|(_, file)| file.held);
+            let Some(name) = largest.map(|(name, _)| name.clone()) else { break };
+            self.end_file(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn end_file(&mut self, table: &TableName) -> Result<()> {
+        let Some(file) = self.open.remove(table) else { return Ok(()) };
+        let part = self.parts.entry(table.clone()).or_default();
+        *part += 1;
+        let file = file.finish(&self.store, &self.settings, *part).await?;
+        self.acts.push(Act::Rows(file));
+        Ok(())
+    }
+
+    /// What is noted of a table in this commit.
+    async fn noted(&mut self, table: &TableName) -> Result<&mut Noted> {
+        let load = self.load_of(table).await?;
+        let at = match self.notes.iter().position(|noted| noted.table == *table) {
+            Some(at) => at,
+            None => {
+                let held = notes(&self.store, self.before.as_ref()).await?;
+                let held = held.into_iter().find(|n| n.table == *table && n.load == load);
+                self.notes.push(held.unwrap_or_else(|| Noted {
+                    table: table.clone(),
+                    load,
+                    noted: dms_core::endpoint::ReplicatedTable::default(),
+                }));
+                self.notes.len() - 1
+            }
+        };
+        self.notes.get_mut(at).ok_or_else(|| Error::unexpected("a note is gone"))
+    }
+
+    /// Writes what is noted of all tables, if this commit changes it; returns where it stands.
+    async fn put_notes(&self, number: u64) -> Result<Option<String>> {
+        let held = self.before.as_ref().and_then(|commit| commit.notes.clone());
+        if self.notes.is_empty() {
+            return Ok(held);
+        }
+        let mut tables = notes(&self.store, self.before.as_ref()).await?;
+        tables.retain(|old| self.notes.iter().all(|new| new.table != old.table));
+        tables.extend(self.notes.iter().cloned());
+        tables.sort_by(|a, b| a.table.cmp(&b.table));
+        let notes = Notes { version: VERSION, tables };
+        let json = serde_json::to_vec(&notes)
+            .map_err(|error| Error::unexpected("JSON cannot be written").with_source(error))?;
+        // What a commit names is never written over by another content.
+        let sum = blake3::hash(&json).to_hex();
+        let sum = sum.get(..16).unwrap_or_default();
+        let path = layout::commit_notes(&self.store, &self.run.task, number, sum);
+        self.store.put(&path, &notes, false).await?;
+        Ok(Some(self.store.relative(&path)))
+    }
+}
+
+/// Turns changes into rows of files.
+fn ready(rows: &ChangeRows, settings: &FolderSettings) -> Result<Vec<Ready>> {
+    let mut ready = Vec::new();
+    for batch in rows.batches.iter().filter(|batch| !batch.is_empty()) {
+        let table = file_table(batch.table(), settings)?;
+        let of = |sequence: Option<&u64>| {
+            sequence.and_then(|sequence| transaction_of(&rows.transactions, *sequence)).ok_or_else(
+                || Error::schema("a change is of no transaction").context("table", &table.name),
+            )
+        };
+        let first = of(batch.sequences().first())?.clone();
+        let last = of(batch.sequences().last())?.clone();
+        if let Some(rows) = file_rows(batch, &rows.transactions, &table, settings)? {
+            ready.push(Ready { table, rows, first, last });
+        }
+    }
+    Ok(ready)
+}
+
+#[async_trait]
+impl Apply for FolderApply {
+    async fn step(&mut self, step: &Step, _guarded: bool) -> Result<()> {
+        self.check_whole()?;
+        if let Step::Log(rows) = step {
+            let (rows, settings) = (rows.clone(), self.settings.clone());
+            // All of the step is seen to be good before any of it is written.
+            let ready = upload::blocking(move || ready(&rows, &settings)).await?;
+            self.broken = true;
+            self.log(ready).await?;
+        } else {
+            self.broken = true;
+            self.act(step).await?;
+        }
+        self.broken = false;
+        Ok(())
+    }
+    async fn note(&mut self, note: &Note) -> Result<()> {
+        match note {
+            Note::Shape(shape) => {
+                self.noted(&shape.name).await?.noted.shape = Some(Arc::clone(shape));
+            }
+            Note::Suspended { table, reason } => {
+                self.noted(table).await?.noted.suspended = Some(reason.clone());
+            }
+            Note::Exception(exception) => self.exceptions.push(exception.clone()),
+            _ => return Err(Error::unexpected("a note of a kind that folders do not keep")),
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        mut self: Box<Self>,
+        position: &Position,
+        committed_at: Option<i64>,
+    ) -> Result<()> {
+        self.check_whole()?;
+        while let Some(name) = self.open.keys().next().cloned() {
+            self.end_file(&name).await?;
+        }
+        let before = self.before.as_ref();
+        let number = before.map_or(0, |commit| commit.number) + 1;
+        let commit = Commit {
+            version: VERSION,
+            task: self.run.task.clone(),
+            epoch: self.run.epoch,
+            number,
+            from: before.and_then(|commit| commit.to.clone()),
+            to: Some(position.clone()),
+            committed_at: committed_at.or(before.and_then(|commit| commit.committed_at)),
+            acts: std::mem::take(&mut self.acts),
+            exceptions_total: before.map_or(0, |commit| commit.exceptions_total)
+                + self.exceptions.len() as u64,
+            exceptions: std::mem::take(&mut self.exceptions),
+            notes: self.put_notes(number).await?,
+        };
+        self.shared.forget_head(&self.run).await;
+        chain::put(&self.store, &self.run, &commit).await?;
+        self.shared.set_head(&self.run, commit).await;
+        Ok(())
+    }
+}

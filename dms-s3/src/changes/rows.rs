@@ -1,0 +1,257 @@
+//! Changes as rows of files: what happened, then the row.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringBuilder, UInt32Array};
+use arrow::compute::{nullif, take_record_batch};
+use dms_core::change::{ChangeBatch, Operation, Transaction};
+use dms_core::schema::{Column, LogicalType, TableSchema};
+use dms_core::value::Value;
+use dms_core::value::temporal::civil_from_days;
+use dms_core::{Error, Result};
+
+use crate::settings::FolderSettings;
+
+/// The column of the operation, as DMS names it.
+pub(crate) const OP: &str = "Op";
+
+/// The columns that files of a table's changes have.
+///
+/// # Errors
+/// `Schema` if the table has a column of a name that is needed.
+pub(crate) fn file_table(table: &TableSchema, settings: &FolderSettings) -> Result<TableSchema> {
+    let mut columns = vec![Column::new(OP, LogicalType::text()).required()];
+    let text = |name: &String| Column::new(name, LogicalType::text());
+    columns.extend(settings.timestamp_column_name.as_ref().map(text));
+    columns.extend(table.columns.iter().cloned().map(|mut column| {
+        column.nullable = true;
+        column
+    }));
+    columns.extend(settings.cdc_unchanged_column.as_ref().map(text));
+    for (at, column) in columns.iter().enumerate() {
+        if columns.iter().skip(at + 1).any(|other| other.name == column.name) {
+            return Err(Error::schema(format!(
+                "files of changes would have two columns {}; rename the table's by a \
+                 transformation rule",
+                column.name
+            ))
+            .context("table", &table.name));
+        }
+    }
+    Ok(TableSchema::new(table.name.clone(), columns))
+}
+
+/// A row of a file: which record, and what it is called there.
+struct Line {
+    record: u32,
+    op: &'static str,
+}
+
+/// The records of a batch as rows of a file; `None` if none of them is written.
+///
+/// # Errors
+/// `Data` for a row of which a column is not known.
+pub(crate) fn file_rows(
+    batch: &ChangeBatch,
+    transactions: &[Transaction],
+    file: &TableSchema,
+    settings: &FolderSettings,
+) -> Result<Option<RecordBatch>> {
+    let lines = lines(batch, settings)?;
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let records: UInt32Array = lines.iter().map(|line| Some(line.record)).collect();
+    let mut ops = StringBuilder::new();
+    for line in &lines {
+        ops.append_value(line.op);
+    }
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(ops.finish())];
+    if settings.timestamp_column_name.is_some() {
+        columns.push(times(batch, &lines, transactions));
+    }
+    let identity = batch.identity().columns(batch.table().columns.len());
+    let values = take_record_batch(batch.rows(), &records)?;
+    for (at, column) in values.columns().iter().skip(dms_core::change::CONTROL_COLUMNS).enumerate()
+    {
+        // What a record does not hold is NULL, whatever stands there.
+        let hidden: BooleanArray = lines
+            .iter()
+            .map(|line| {
+                let record = line.record as usize;
+                let has_row = batch.operation(record).is_some_and(Operation::has_row);
+                let held =
+                    if has_row { !batch.is_unchanged(record, at) } else { identity.contains(&at) };
+                Some(!held)
+            })
+            .collect();
+        let column = if hidden.true_count() == 0 {
+            Arc::clone(column)
+        } else {
+            nullif(column.as_ref(), &hidden)?
+        };
+        columns.push(column);
+    }
+    if settings.cdc_unchanged_column.is_some() {
+        columns.push(unchanged(batch, &lines)?);
+    }
+    Ok(Some(RecordBatch::try_new(file.arrow_schema(), columns)?))
+}
+
+fn lines(batch: &ChangeBatch, settings: &FolderSettings) -> Result<Vec<Line>> {
+    let updates = !settings.cdc_inserts_only;
+    let deletes = updates && !settings.cdc_inserts_and_updates;
+    let mut lines = Vec::with_capacity(batch.len());
+    let mut moved_from = None;
+    for record in 0..batch.len() {
+        let number = u32::try_from(record)
+            .map_err(|_| Error::unexpected("an event has more than 4 billion changes"))?;
+        let mut line = |op, wanted: bool| {
+            if wanted {
+                lines.push(Line { record: number, op });
+            }
+        };
+        match batch.operation(record) {
+            Some(Operation::UpdateBefore) => {
+                moved_from = Some(record);
+                continue;
+            }
+            Some(Operation::Update) if moved_from.is_some_and(|old| moves(batch, old, record)) => {
+                // Whoever goes by the key would keep the old row: it goes, and another comes.
+                if has_unchanged(batch, record) && deletes {
+                    return Err(unknown(batch, record));
+                }
+                let old = moved_from.unwrap_or(record);
+                if deletes {
+                    let old = u32::try_from(old).unwrap_or(number);
+                    lines.push(Line { record: old, op: "D" });
+                    lines.push(Line { record: number, op: "I" });
+                } else {
+                    line("U", updates);
+                }
+            }
+            Some(Operation::Insert) => line("I", true),
+            Some(Operation::Update | Operation::Upsert) => line("U", updates),
+            Some(Operation::Delete | Operation::Remove) => line("D", deletes),
+            None => return Err(Error::schema("a change has an operation that is not known")),
+        }
+        moved_from = None;
+    }
+    if settings.cdc_unchanged_column.is_none()
+        && let Some(line) = lines.iter().find(|line| has_unchanged(batch, line.record as usize))
+    {
+        return Err(unknown(batch, line.record as usize));
+    }
+    Ok(lines)
+}
+
+/// Whether an update gives a row another identity.
+fn moves(batch: &ChangeBatch, old: usize, new: usize) -> bool {
+    let columns = batch.table().columns.len();
+    batch.identity().columns(columns).into_iter().any(|at| {
+        let (Some(column), Some(array)) = (batch.table().columns.get(at), batch.column(at)) else {
+            return true;
+        };
+        let value = |record| Value::from_array(array.as_ref(), record, &column.logical_type);
+        if batch.is_unchanged(new, at) {
+            return false;
+        }
+        match (value(old), value(new)) {
+            (Ok(old), Ok(new)) => old != new,
+            _ => true,
+        }
+    })
+}
+
+fn has_unchanged(batch: &ChangeBatch, record: usize) -> bool {
+    batch.operation(record).is_some_and(Operation::has_row)
+        && (0..batch.table().columns.len()).any(|at| batch.is_unchanged(record, at))
+}
+
+fn unknown(batch: &ChangeBatch, record: usize) -> Error {
+    let column = batch
+        .table()
+        .columns
+        .iter()
+        .enumerate()
+        .find(|(at, _)| batch.is_unchanged(record, *at))
+        .map(|(_, column)| column.name.as_str());
+    Error::data(
+        "the source does not log a value that an update left as it was, so that the row cannot be \
+         written; let it log whole rows (PostgreSQL: REPLICA IDENTITY FULL), or, for updates that \
+         keep their key, set cdc-unchanged-column, which names such columns",
+    )
+    .context("column", column.unwrap_or_default())
+    .context("table", &batch.table().name)
+}
+
+/// The names of the columns that a row does not hold, as a JSON array; NULL if it holds all.
+fn unchanged(batch: &ChangeBatch, lines: &[Line]) -> Result<ArrayRef> {
+    let mut texts = StringBuilder::new();
+    for line in lines {
+        let record = line.record as usize;
+        if !has_unchanged(batch, record) {
+            texts.append_null();
+            continue;
+        }
+        let names: Vec<&str> = batch
+            .table()
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| batch.is_unchanged(record, *at))
+            .map(|(_, column)| column.name.as_str())
+            .collect();
+        let json = serde_json::to_string(&names)
+            .map_err(|error| Error::unexpected("JSON cannot be written").with_source(error))?;
+        texts.append_value(json);
+    }
+    Ok(Arc::new(texts.finish()))
+}
+
+/// When each row's transaction was committed, as DMS writes it.
+fn times(batch: &ChangeBatch, lines: &[Line], transactions: &[Transaction]) -> ArrayRef {
+    let mut texts = StringBuilder::new();
+    for line in lines {
+        let sequence = batch.sequences().get(line.record as usize).copied().unwrap_or_default();
+        let at = transaction_of(transactions, sequence).and_then(|t| t.committed_at);
+        match at {
+            None => texts.append_null(),
+            Some(at) => {
+                let Clock { date: (y, mo, d), time: (h, mi, s), micros } = clock(at);
+                texts.append_value(format!(
+                    "{y:04}-{mo:02}-{d:02} {h:02}:{mi:02}:{s:02}.{micros:06}"
+                ));
+            }
+        }
+    }
+    Arc::new(texts.finish())
+}
+
+/// The transaction that a record is of.
+pub(crate) fn transaction_of(transactions: &[Transaction], sequence: u64) -> Option<&Transaction> {
+    transactions.get(transactions.partition_point(|transaction| transaction.end <= sequence))
+}
+
+struct Clock {
+    date: (i64, u32, u32),
+    time: (i64, i64, i64),
+    micros: i64,
+}
+
+fn clock(micros: i64) -> Clock {
+    const DAY: i64 = 86_400_000_000;
+    let of_day = micros.rem_euclid(DAY);
+    let seconds = of_day / 1_000_000;
+    Clock {
+        date: civil_from_days(micros.div_euclid(DAY)),
+        time: (seconds / 3600, seconds / 60 % 60, seconds % 60),
+        micros: of_day % 1_000_000,
+    }
+}
+
+/// A time in a file's name, as DMS writes it: `YYYYMMDD-HHMMSSmmm`.
+pub(crate) fn stamp(micros: i64) -> String {
+    let Clock { date: (y, mo, d), time: (h, mi, s), micros } = clock(micros);
+    format!("{y:04}{mo:02}{d:02}-{h:02}{mi:02}{s:02}{:03}", micros / 1000)
+}
