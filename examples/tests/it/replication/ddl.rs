@@ -496,8 +496,8 @@ fn several_changes_of_columns_are_followed_or_the_table_is_suspended() {
             task.catch_up().with_code(0);
         }
         let columns = |side: &super::task::Side| {
-            let sql = "SELECT json_object_agg(k, v ORDER BY k)::text AS content \
-                FROM t, json_each_text(row_to_json(t)) AS e(k, v) GROUP BY t.ctid";
+            let sql = "SELECT json_object_agg(e.k, e.w ORDER BY e.k)::text AS content \
+                FROM t, json_each_text(row_to_json(t)) AS e(k, w) GROUP BY t.ctid";
             let mut rows = side.query(sql).unwrap();
             rows.sort_unstable();
             rows
