@@ -518,6 +518,6 @@ fn a_source_that_tells_no_changes_is_refused() {
     let lake = format!("file://{}", task.path("lake").display());
     task.source_options = json!({"url": lake});
     let ended = task.catch_up().with_code(2);
-    says(&ended.stderr, &["changes", "full-load"]);
+    says(&ended.stderr, &["ongoing replication", "full-load"]);
     assert!(!task.target.has("t"));
 }
