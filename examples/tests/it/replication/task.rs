@@ -21,7 +21,7 @@ fn logical() -> &'static Server {
 
 /// A server whose log holds changes.
 pub(super) fn own_server() -> Server {
-    Server::start(&["wal_level=logical", "max_replication_slots=100", "max_wal_senders=100"])
+    Server::start(&["wal_level=logical", "max_replication_slots=2000", "max_wal_senders=100"])
 }
 
 fn block<T>(work: impl Future<Output = T>) -> T {
