@@ -22,6 +22,7 @@ pub(crate) struct Change<'a> {
 /// `Schema` for a change that cannot be followed: the table has to be loaded again.
 pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
     let Change { before, after, .. } = change;
+    let is_same = |held: &Column, column: &Column| is_same(change, held, column);
     let is_there = |held: &&Column| after.columns.iter().any(|column| is_same(held, column));
     let (stay, gone): (Vec<&Column>, Vec<&Column>) = before.columns.iter().partition(is_there);
     let was_there = |column: &&Column| stay.iter().any(|held| is_same(held, column));
@@ -70,12 +71,37 @@ pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
     Ok(alterations)
 }
 
-/// Whether two columns are one.
-fn is_same(one: &Column, other: &Column) -> bool {
-    match (one.id, other.id) {
-        (Some(one), Some(other)) => one == other,
-        _ => one.name == other.name,
+/// Whether two columns are one. Names count where identities do not say otherwise.
+fn is_same(change: &Change<'_>, held: &Column, column: &Column) -> bool {
+    let has = |table: &TableSchema, id: Option<u32>| {
+        id.is_some() && table.columns.iter().any(|column| column.id == id)
+    };
+    match (held.id, column.id) {
+        (Some(held), Some(column)) => held == column,
+        _ => {
+            held.name == column.name
+                && !has(change.before, column.id)
+                && !has(change.after, held.id)
+        }
     }
+}
+
+/// No alterations, if a table whose columns cannot be told apart any more is as it was.
+///
+/// # Errors
+/// As [`alterations`].
+pub(crate) fn unaltered(before: &TableSchema, after: &TableSchema) -> Result<Vec<Alteration>> {
+    let alike = |(one, other): (&Column, &Column)| {
+        one.name == other.name && one.logical_type == other.logical_type
+    };
+    let is_unaltered = before.columns.len() == after.columns.len()
+        && before.columns.iter().zip(&after.columns).all(alike);
+    if is_unaltered {
+        return Ok(Vec::new());
+    }
+    Err(again(
+        "columns were changed more than once, and the source cannot tell any more which is which",
+    ))
 }
 
 /// The renames, in an order in which no new name is taken yet.

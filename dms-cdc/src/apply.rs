@@ -328,11 +328,13 @@ impl Applier {
                 let stopped = Error::new(
                     error.kind(),
                     format!(
-                        "the target refuses a change ({} of the row with {}): {}; mend the target \
-                         or load the table again, or choose what becomes of such changes by {setting}",
+                        "the target refuses a change ({} of the row with {}): {}{}; mend the \
+                         target or load the table again, or choose what becomes of such changes by \
+                         {setting}",
                         operation_of(step),
                         key_of(step),
-                        error.message()
+                        error.message(),
+                        if is_partial(step) { FILTERED } else { "" }
                     ),
                 );
                 Err(stopped.context("table", &name).context("position", position))
@@ -399,6 +401,15 @@ fn table_of(step: &Step) -> Option<&Arc<TableSchema>> {
         | Step::Upsert { table, .. } => Some(table),
         _ => None,
     }
+}
+
+/// What else may be the matter with a row that is not there.
+const FILTERED: &str = " (or a filter of the table mapping left the row out until now, and the log \
+    does not hold all of it: let it hold whole rows; PostgreSQL: ALTER TABLE … REPLICA IDENTITY FULL)";
+
+/// Whether a step has a part of a row only.
+fn is_partial(step: &Step) -> bool {
+    matches!(step, Step::Update { table, set, .. } if set.len() < table.columns.len())
 }
 
 fn operation_of(step: &Step) -> &'static str {

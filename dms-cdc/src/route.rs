@@ -15,7 +15,7 @@ use dms_core::task::{ChangeSettings, SchemaChangePolicy};
 use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 
-use crate::alter::{Change, alterations};
+use crate::alter::{Change, alterations, unaltered};
 use crate::batch::{Item, records_from};
 use crate::transform::{ChangePlan, check_identity};
 
@@ -305,7 +305,12 @@ impl Route {
                 told.initial.get(&place).cloned()
             },
         };
-        let altered = match alterations(&change) {
+        let is_untold = held.last_column.is_some() && plan.target().last_column.is_none();
+        let altered = match is_untold {
+            true => unaltered(&held, plan.target()),
+            false => alterations(&change),
+        };
+        let altered = match altered {
             Ok(altered) if altered.is_empty() => {
                 self.plan = Some(plan);
                 return Ok(Vec::new());

@@ -129,7 +129,10 @@ impl ChangePlan {
     }
 
     fn rename(&self, batch: &ChangeBatch) -> Result<ChangeBatch> {
-        let rows = batch.rows().clone().with_schema(change_schema(&self.target))?;
+        // Not `with_schema`, which holds that a column of another name is another.
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.len()));
+        let (schema, columns) = (change_schema(&self.target), batch.rows().columns().to_vec());
+        let rows = RecordBatch::try_new_with_options(schema, columns, &options)?;
         ChangeBatch::new(Arc::clone(&self.target), self.identity.clone(), rows)
     }
 

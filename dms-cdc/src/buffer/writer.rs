@@ -125,7 +125,7 @@ impl BufferWriter {
     fn full(&self, what: &str) -> Error {
         let limit = self.shared.disk_bytes;
         Error::unexpected(format!(
-            "{what}; raise the limit of {limit} bytes for cached changes, or set it to 0 for none"
+            "{what}; raise Engine.SpillBytesMax, which is {limit} bytes, or set it to 0 for no limit"
         ))
         .context("folder", self.shared.folder.display())
     }

@@ -1,7 +1,7 @@
 //! One pass of a replication: from what the target holds to a stop, an error, or new tables.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dms_core::endpoint::{FeedRequest, ReplicationProgress, Run, TaskProgress};
@@ -49,7 +49,7 @@ const GOODBYE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(super) enum Ended {
     Stopped(StopReason),
-    /// The source has tables that the task selects and does not follow yet.
+    /// The source has tables that the task selects and does not follow yet, or others than planned.
     NewTables,
     /// The target refused a part of a large transaction: it has to be applied change by change.
     Careful,
@@ -117,7 +117,9 @@ impl Cycle<'_> {
         let start = self.start(&held, begun).await?;
         let capture = self.capture(&plans, &start, tasks).await?;
         if self.task.kind == MigrationType::FullLoadAndCdc {
-            let loaded = self.load(&plans, &held, books).await?;
+            let Some(loaded) = self.load(&plans, &held, books).await? else {
+                return Ok(Ended::NewTables);
+            };
             if loaded.status == TaskStatus::Stopped || self.stop.is_cancelled() {
                 return Ok(Ended::Stopped(StopReason::Normal));
             }
@@ -230,8 +232,13 @@ impl Cycle<'_> {
         Ok(Capture { reader, captured, acknowledge })
     }
 
-    /// Loads the tables that are not loaded yet.
-    async fn load(&self, plans: &[TablePlan], held: &Held, books: &mut Books) -> Result<Report> {
+    /// Loads the tables that are not loaded yet; `None` if one is not what was planned any more.
+    async fn load(
+        &self,
+        plans: &[TablePlan],
+        held: &Held,
+        books: &mut Books,
+    ) -> Result<Option<Report>> {
         let finished = |plan: &&TablePlan| {
             held.progress.tables.get(&plan.target.name).is_some_and(|table| table.finished)
         };
@@ -243,16 +250,17 @@ impl Cycle<'_> {
         }
         if missing.is_empty() {
             let none = Vec::new();
-            return Ok(Report::new(
-                self.task.name.clone(),
-                TaskStatus::Completed,
-                none,
-                Duration::ZERO,
-            ));
+            let name = self.task.name.clone();
+            return Ok(Some(Report::new(name, TaskStatus::Completed, none, Duration::ZERO)));
         }
         self.task.status.phase(Phase::FullLoad);
-        let source =
-            LogSource { source: Arc::clone(&self.task.source), task: self.task.name.clone() };
+        let is_outdated = Arc::<AtomicBool>::default();
+        let source = LogSource {
+            source: Arc::clone(&self.task.source),
+            task: self.task.name.clone(),
+            mapping: self.task.mapping.clone(),
+            is_outdated: Arc::clone(&is_outdated),
+        };
         let target: Arc<dyn dms_core::endpoint::ChangeTarget> = Arc::clone(&self.task.target);
         let load = FullLoad::new(Arc::new(source), target, self.task.mapping.clone())
             .named(&self.task.name)
@@ -260,12 +268,18 @@ impl Cycle<'_> {
             .with_events(self.task.events.clone())
             .with_plans(missing)
             .begun(held.progress.clone());
-        let mut report = load.run(self.stop.clone()).await?;
+        let mut report = match load.run(self.stop.clone()).await {
+            Err(error) if is_outdated.load(Ordering::Relaxed) => {
+                tracing::info!(%error, "the load begins again");
+                return Ok(None);
+            }
+            ended => ended?,
+        };
         let status = report.status;
         for table in report.tables.drain(..) {
             books.tables.insert(table.name.clone(), table);
         }
-        Ok(Report::new(self.task.name.clone(), status, Vec::new(), report.elapsed))
+        Ok(Some(Report::new(self.task.name.clone(), status, Vec::new(), report.elapsed)))
     }
 
     async fn follow(

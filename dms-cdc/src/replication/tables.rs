@@ -70,7 +70,10 @@ impl Cycle<'_> {
 
     /// Has capture begin anew with tables of which no load is there.
     pub(super) async fn forget_captures(&self, plans: &[TablePlan], held: &Held) -> Result<()> {
-        if self.task.kind == MigrationType::Cdc {
+        // Before the first position is held, changes are followed from where capture began, and a
+        // capture that begins anew with one table would be too late for the others.
+        let is_loading = held.replication.position.is_none() && !held.progress.tables.is_empty();
+        if self.task.kind == MigrationType::Cdc || is_loading {
             return Ok(());
         }
         let is_new = |plan: &&TablePlan| !held.progress.tables.contains_key(&plan.target.name);

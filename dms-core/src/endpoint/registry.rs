@@ -194,7 +194,7 @@ impl Registry {
     ) -> Result<Arc<dyn ChangeSource>> {
         let connector = self.find(settings)?;
         let open = connector.change_source;
-        let open = open.ok_or_else(|| cannot(connector, "source of ongoing replication"))?;
+        let open = open.ok_or_else(|| cannot_follow(connector, "source"))?;
         open(settings.clone()).await
     }
 
@@ -208,7 +208,7 @@ impl Registry {
     ) -> Result<Arc<dyn ChangeTarget>> {
         let connector = self.find(settings)?;
         let open = connector.change_target;
-        let open = open.ok_or_else(|| cannot(connector, "target of ongoing replication"))?;
+        let open = open.ok_or_else(|| cannot_follow(connector, "target"))?;
         open(settings.clone()).await
     }
 
@@ -223,6 +223,14 @@ impl Registry {
             ))
         })
     }
+}
+
+fn cannot_follow(connector: &Connector, side: &str) -> Error {
+    Error::settings(format!(
+        "the {} connector cannot be a {side} of ongoing replication; use migration type full-load, \
+         or another {side}",
+        connector.name
+    ))
 }
 
 fn cannot(connector: &Connector, side: &str) -> Error {

@@ -146,7 +146,10 @@ async fn at_the_limit_the_writer_waits_or_fails() {
             break error;
         }
     };
-    assert!(error.to_string().contains("raise the limit of 100000 bytes"), "{error}");
+    assert!(
+        error.to_string().contains("raise Engine.SpillBytesMax, which is 100000 bytes"),
+        "{error}"
+    );
     assert!(writer.push(events.next().unwrap()).await.is_err(), "nothing comes behind a gap");
 }
 

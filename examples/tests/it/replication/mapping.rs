@@ -171,9 +171,11 @@ fn types_that_are_changed() {
     );
 }
 
+/// Rows come into a filter and leave it, which takes a log that holds all of them.
 #[test]
 fn rows_that_a_filter_leaves_out() {
     follow("filter", &[], |task| {
+        task.source.execute("ALTER TABLE t REPLICA IDENTITY FULL");
         let filter = |column: &str| {
             json!([{"filter-type": "source", "column-name": column, "filter-conditions": [
                 {"filter-operator": "between", "start-value": "100", "end-value": "300"}]}])
@@ -207,6 +209,27 @@ fn large_values_that_are_cut() {
         task.set("TargetMetadata", "LimitedSizeLobMode", true);
         task.set("TargetMetadata", "LobMaxSize", 1);
     });
+}
+
+#[test]
+fn a_row_that_comes_into_a_filter_and_is_not_in_the_log_says_so() {
+    let mut task = Task::new(Pair::Postgres, TABLE);
+    let mut selection = super::task::selection("include", "t");
+    selection["object-locator"]["schema-name"] = json!("public");
+    selection["filters"] = json!([{"filter-type": "source", "column-name": "amount",
+        "filter-conditions": [{"filter-operator": "gte", "value": "100"}]}]);
+    task.rules = vec![selection];
+    task.catch_up().with_code(0);
+    let held = content(&task.target);
+    task.source.execute("UPDATE t SET amount = 1000 WHERE id = 3");
+    let ended = task.catch_up().with_code(1);
+    says(&ended.stderr, &["public.t", "filter", "REPLICA IDENTITY FULL"]);
+    assert_eq!(content(&task.target), held);
+    task.source.execute("ALTER TABLE t REPLICA IDENTITY FULL");
+    task.call(&["reload", "--table", "public.t"]).with_code(0);
+    task.source.execute("UPDATE t SET amount = 1000 WHERE id = 4");
+    task.catch_up().with_code(0);
+    assert_eq!(content(&task.target), content(&task.loaded_now()));
 }
 
 /// What the log does not hold, no rule can be computed from.

@@ -120,8 +120,7 @@ fn a_source_without_times_refuses_to_end_by_one() {
     task.catch_up().with_code(0);
     task.source.execute("INSERT INTO t VALUES (3, 'three')");
     task.stop_when = json!({"time": "2020-01-01T00:00:00Z"});
-    let ended = crate::harness::end(task.command());
-    assert_eq!(ended.code, Some(1), "{ended:?}");
+    let ended = task.start().wait().with_code(1);
     says(&ended.stderr, &["time", "server-time"]);
     assert_eq!(count(&task), 2);
 }

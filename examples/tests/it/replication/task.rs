@@ -21,7 +21,7 @@ fn logical() -> &'static Server {
 
 /// A server whose log holds changes.
 pub(super) fn own_server() -> Server {
-    Server::start(&["wal_level=logical", "max_replication_slots=100", "max_wal_senders=100"])
+    Server::start(&["wal_level=logical", "max_replication_slots=2000", "max_wal_senders=100"])
 }
 
 fn block<T>(work: impl Future<Output = T>) -> T {
@@ -317,7 +317,18 @@ impl Run {
         self.wait();
     }
 
+    /// Waits for its end, which has to come.
+    #[track_caller]
     pub(super) fn wait(&mut self) -> Ended {
+        let began = Instant::now();
+        // Its report is shorter than a pipe holds.
+        while self.child().try_wait().unwrap().is_none() {
+            if began.elapsed() > Duration::from_secs(90) {
+                self.child().kill().unwrap();
+                panic!("the run does not end: {:?}", wait(self.0.take().unwrap()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         wait(self.0.take().unwrap())
     }
 }
