@@ -350,6 +350,7 @@ impl Cycle<'_> {
             let is_last = prepared.is_last;
             let waiting = prepared.waiting;
             let was_committed_at = prepared.batch.committed_at;
+            let suspended = prepared.batch.suspended();
             if let Some(applied) =
                 self.take(&mut applier, prepared, &mut progress).await.transpose()
             {
@@ -357,6 +358,9 @@ impl Cycle<'_> {
                     Err(_) if applier.wants_care => return Ok(Ended::Careful),
                     applied => applied.context("side", "target")?,
                 };
+                for (table, reason) in suspended {
+                    books.suspended.entry(table).or_insert(reason);
+                }
                 self.book(&applied, books, &tell);
                 if applied.position.is_some() {
                     let _ = tell.send(Told::Done(progress.durable.clone()));

@@ -102,6 +102,29 @@ impl Followed {
         end(migrate(&["run", "--quiet", &self.task(Some("caught-up"))])).with_code(0);
     }
 
+    /// Applies all that there is; returns how many tables have to be loaded again for it, since
+    /// what became of their columns cannot be told from the log.
+    fn catch_up_with_reloads(&self) -> usize {
+        let task = self.task(Some("caught-up"));
+        let ended = end(migrate(&["run", "--quiet", "--json", &task]));
+        if ended.code == Some(0) {
+            return 0;
+        }
+        let json = ended.json();
+        let tables = json["tables"].as_array().into_iter().flatten();
+        let suspended = tables.filter(|table| {
+            let error = table["error"].as_str().unwrap_or_default();
+            error.contains("which may be the same under new names")
+        });
+        let names = suspended.filter_map(|table| table["name"].as_str()).collect::<Vec<_>>();
+        assert!(!names.is_empty(), "{ended:?}");
+        let mut reload = vec!["reload", &task];
+        reload.extend(names.iter().flat_map(|name| ["--table", name]));
+        end(migrate(&reload)).with_code(0);
+        self.catch_up();
+        names.len()
+    }
+
     #[track_caller]
     fn assert_equal(&self, tables: &[&str]) {
         let (mut source, mut target) = (self.source(), self.target());
@@ -212,6 +235,7 @@ fn follow_any_history(target_is_server: bool, has_shapes: bool) {
     source.must(changes::MAKE);
     let (began, random) = (Instant::now(), Random::new());
     let mut history = History { random, has_shapes, statements: 0, refused: 0 };
+    let mut reloads = 0;
     for round in 0..5 {
         let child = followed.start(None);
         let until = Instant::now() + Duration::from_millis(1500 + history.random.below(1500));
@@ -221,15 +245,19 @@ fn follow_any_history(target_is_server: bool, has_shapes: bool) {
         followed.kill(child);
         // A target that is far behind, and one that is not.
         if round % 2 == 1 {
-            followed.catch_up();
+            reloads += followed.catch_up_with_reloads();
             followed.assert_equal(&changes::TABLES);
         }
     }
-    followed.catch_up();
+    reloads += followed.catch_up_with_reloads();
     followed.assert_equal(&changes::TABLES);
     let History { statements, refused, .. } = history;
-    println!("{statements} statements, {refused} refused, {:?}", began.elapsed());
+    println!(
+        "{statements} statements, {refused} refused, {reloads} reloads, {:?}",
+        began.elapsed()
+    );
     assert!(statements > 500 && refused < statements / 2);
+    assert!(has_shapes || reloads == 0);
 }
 
 #[test]
