@@ -11,8 +11,11 @@ pub(crate) struct Change<'a> {
     pub(crate) after: &'a TableSchema,
     /// Whether a column of `before` is, under another name, one of `after`.
     pub(crate) renamed: &'a dyn Fn(&str, &str) -> bool,
-    /// What rows that are older than a column of `after` hold in it, if that is told.
-    pub(crate) initial: &'a dyn Fn(&str) -> Option<Value>,
+    /// What rows that are older than a column of `after` hold in it: NULL if nothing is told, and
+    /// perhaps that it is not known.
+    pub(crate) initial: &'a dyn Fn(&str) -> Option<Option<Value>>,
+    /// Whether a column of both is another one than it was.
+    pub(crate) replaced: &'a dyn Fn(&str) -> bool,
 }
 
 /// The alterations, none if the shapes agree.
@@ -56,8 +59,10 @@ pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
         alterations.push(Alteration::DropColumn { column: column.name.clone() });
     }
     for column in come {
-        let value = (change.initial)(&column.name);
-        if value.is_none() && !column.nullable {
+        let told = (change.initial)(&column.name);
+        let is_unknown = told == Some(None);
+        let value = told.flatten();
+        if is_unknown || (value.is_none() && !column.nullable) {
             return Err(again(&format!(
                 "column {} came, and what older rows hold in it is not known",
                 column.name
@@ -69,6 +74,12 @@ pub(crate) fn alterations(change: &Change<'_>) -> Result<Vec<Alteration>> {
         let Some(held) = before.columns.iter().find(|held| held.name == column.name) else {
             continue;
         };
+        if (change.replaced)(&column.name) {
+            return Err(again(&format!(
+                "column {} went and another came under its name",
+                column.name
+            )));
+        }
         if held.logical_type == column.logical_type {
             continue;
         }

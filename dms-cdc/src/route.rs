@@ -50,7 +50,7 @@ struct Told {
     table: Arc<TableSchema>,
     identity: Identity,
     column_ids: Vec<u32>,
-    initial: BTreeMap<usize, Value>,
+    initial: BTreeMap<usize, Option<Value>>,
 }
 
 /// A table that the task replicates.
@@ -270,6 +270,10 @@ impl Route {
             initial: &|name| {
                 let place = told.table.column_index(&plan.source_column(name)?)?;
                 told.initial.get(&place).cloned()
+            },
+            replaced: &|name| {
+                let (old, new) = (before.get(name), self.column_ids.get(name));
+                old.is_some() && new.is_some() && old != new
             },
         };
         let altered = match alterations(&change) {

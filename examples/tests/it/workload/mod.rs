@@ -114,7 +114,7 @@ impl Followed {
         let tables = json["tables"].as_array().into_iter().flatten();
         let suspended = tables.filter(|table| {
             let error = table["error"].as_str().unwrap_or_default();
-            error.contains("which may be the same under new names")
+            error.contains("load the table again") && error.contains("column")
         });
         let names = suspended.filter_map(|table| table["name"].as_str()).collect::<Vec<_>>();
         assert!(!names.is_empty(), "{ended:?}");
