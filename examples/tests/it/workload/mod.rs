@@ -217,7 +217,9 @@ impl History {
             source.must(&format!("SAVEPOINT s{number}"));
             self.statements += 1;
             let sql = match self.random.below(30) {
-                0 => shapes::change(source, &mut self.random, self.shapes, self.statements),
+                0 if self.shapes != Shapes::Kept => {
+                    shapes::change(source, &mut self.random, self.shapes, self.statements)
+                }
                 _ => changes::change(&mut self.random),
             };
             if source.run(&sql).is_err() {
@@ -268,6 +270,11 @@ fn follow_any_history(target_is_server: bool, shapes: Shapes) {
 
 #[test]
 fn workload_postgres_to_postgres() {
+    follow_any_history(true, Shapes::Kept);
+}
+
+#[test]
+fn workload_of_growing_tables_postgres_to_postgres() {
     follow_any_history(true, Shapes::Growing);
 }
 
@@ -278,6 +285,11 @@ fn workload_of_any_shape_postgres_to_postgres() {
 
 #[test]
 fn workload_postgres_to_sqlite() {
+    follow_any_history(false, Shapes::Kept);
+}
+
+#[test]
+fn workload_of_growing_tables_postgres_to_sqlite() {
     follow_any_history(false, Shapes::Growing);
 }
 

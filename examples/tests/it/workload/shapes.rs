@@ -6,6 +6,8 @@ use crate::session::Session;
 /// Which changes of shape there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shapes {
+    /// None.
+    Kept,
     /// Columns come, which can be followed however late that is seen.
     Growing,
     /// Any: of some the log does not tell enough if a run does not see them one by one.
