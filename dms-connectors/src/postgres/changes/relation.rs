@@ -377,6 +377,7 @@ mod tests {
             modifier: -1,
             auto_increment: false,
             missing: None,
+            has_default: false,
         };
         let now = [attribute(1, "id", 20), attribute(3, "new", 25), attribute(4, "n", 23)];
         let then = |columns: &[(&str, u32)]| {
