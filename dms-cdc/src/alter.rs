@@ -12,8 +12,9 @@ pub(crate) struct Change<'a> {
     pub(crate) after: &'a TableSchema,
     /// Whether a column of `after` is one of the source, and not computed.
     pub(crate) is_read: &'a dyn Fn(&str) -> bool,
-    /// What rows that are older than a column of `after` hold in it, if that is told.
-    pub(crate) initial: &'a dyn Fn(&str) -> Option<Value>,
+    /// What rows that are older than a column of `after` hold in it: NULL if nothing is told, and
+    /// perhaps that it is not known.
+    pub(crate) initial: &'a dyn Fn(&str) -> Option<Option<Value>>,
 }
 
 /// The alterations, none if the shapes agree: columns go, get other names and types, and come.
@@ -137,8 +138,10 @@ fn added(change: &Change<'_>, column: &Column) -> Result<Alteration> {
             "column {name} is no new one but was left out before, and older rows do not have it"
         )));
     }
-    let value = (change.initial)(name);
-    if value.is_none() && !column.nullable {
+    let told = (change.initial)(name);
+    let is_unknown = told == Some(None);
+    let value = told.flatten();
+    if is_unknown || (value.is_none() && !column.nullable) {
         return Err(again(&format!(
             "column {name} came, and what older rows hold in it is not known"
         )));

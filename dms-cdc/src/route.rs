@@ -48,7 +48,7 @@ struct Route {
 struct Told {
     table: Arc<TableSchema>,
     identity: Identity,
-    initial: BTreeMap<usize, Value>,
+    initial: BTreeMap<usize, Option<Value>>,
 }
 
 /// A table that the task replicates.

@@ -115,6 +115,9 @@ impl Cycle<'_> {
         let begun = source.begin_capture(name, &captured).await.context("side", "source")?;
         fault::point("cdc-capture-begun")?;
         let start = self.start(&held, begun).await?;
+        if self.task.kind == MigrationType::FullLoadAndCdc {
+            self.begin_load(&plans, &held, &start).await.context("side", "target")?;
+        }
         let capture = self.capture(&plans, &start, tasks).await?;
         if self.task.kind == MigrationType::FullLoadAndCdc {
             let Some(loaded) = self.load(&plans, &held, books).await? else {
@@ -157,8 +160,12 @@ impl Cycle<'_> {
 
     /// After which position changes are read.
     async fn start(&self, held: &Held, begun: Position) -> Result<Position> {
+        let of_load = self.task.kind == MigrationType::FullLoadAndCdc;
+        let mut loaded = held.progress.tables.iter().filter(|(_, table)| table.finished).peekable();
         if let Some(applied) = &held.replication.position {
-            return Ok(applied.clone());
+            // What nothing is loaded for need not be followed.
+            let is_needed = !of_load || loaded.peek().is_some();
+            return Ok(if is_needed { applied.clone() } else { begun });
         }
         if self.task.kind == MigrationType::Cdc
             && let StartPoint::Position(text) = &self.task.start_point
@@ -166,34 +173,36 @@ impl Cycle<'_> {
             return self.task.source.parse_position(text);
         }
         // What was loaded before has to be followed from there on.
-        let loaded = held.progress.tables.iter().filter(|(_, table)| table.finished);
-        let mut start = begun.clone();
-        for (table, progress) in loaded.filter(|_| self.task.kind == MigrationType::FullLoadAndCdc)
-        {
-            match &progress.position {
-                Some(at) if at.order >= begun.order => {}
-                // What the source was told to forget may lie on disk; the feed refuses if it does
-                // not.
-                Some(at) if self.is_kept_on_disk() => {
-                    if at.order < start.order {
-                        start = at.clone();
-                    }
-                }
-                _ => {
-                    return Err(Error::new(
-                        ErrorKind::PositionLost,
-                        "the source does not hold the changes since the table was loaded; load it \
-                         again",
-                    )
-                    .context("table", table));
-                }
+        for (table, progress) in loaded {
+            let lost = progress.position.as_ref().is_none_or(|at| at.order < begun.order);
+            if lost && of_load {
+                return Err(Error::new(
+                    ErrorKind::PositionLost,
+                    "the source does not hold the changes since the table was loaded; load it \
+                     again",
+                )
+                .context("table", table));
             }
         }
-        Ok(start)
+        Ok(begun)
     }
 
-    fn is_kept_on_disk(&self) -> bool {
-        self.task.settings.changes.spill_durability == SpillDurability::Disk
+    /// Makes durable, before tables are loaded, which shapes they are loaded with, and from where
+    /// on they are followed: a run that goes on after a crash may find other shapes at the source,
+    /// and a source that was told to forget what lies on disk.
+    async fn begin_load(&self, plans: &[TablePlan], held: &Held, start: &Position) -> Result<()> {
+        let is_finished = |plan: &&TablePlan| {
+            held.progress.tables.get(&plan.target.name).is_some_and(|table| table.finished)
+        };
+        let mut missing = plans.iter().filter(|plan| !is_finished(plan)).peekable();
+        if missing.peek().is_none() {
+            return Ok(());
+        }
+        let mut apply = self.task.target.begin_apply(self.run).await?;
+        for plan in missing {
+            apply.note(&Note::Shape(Arc::clone(&plan.target))).await?;
+        }
+        apply.commit(start, None).await
     }
 
     async fn capture(

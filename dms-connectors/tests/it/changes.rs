@@ -145,7 +145,8 @@ async fn shapes_are_told_when_they_change() {
             .zip(column_ids)
             .map(|(column, id)| format!("{id} {}", column.name))
             .collect();
-        let initial: Vec<String> = initial.iter().map(|(at, v)| format!("{at}={v}")).collect();
+        let initial: Vec<String> =
+            initial.iter().map(|(at, v)| format!("{at}={}", v.as_ref().unwrap())).collect();
         shapes.push(format!("{} | {}", named.join(", "), initial.join(", ")));
         if sql.contains("items (id)") || sql.contains("UPDATE") {
             let rows = rows(&mut feed).await;

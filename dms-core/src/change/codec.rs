@@ -38,7 +38,7 @@ enum Head {
         table: Arc<TableSchema>,
         identity: Identity,
         column_ids: Vec<u32>,
-        initial: BTreeMap<usize, Value>,
+        initial: BTreeMap<usize, Option<Value>>,
     },
     Dropped {
         table: TableName,

@@ -147,9 +147,10 @@ pub enum ChangeEvent {
         /// The columns' identities at the source, which survive a rename (PostgreSQL `attnum`); one
         /// a column, or none if the source has none.
         column_ids: Vec<u32>,
-        /// What rows that are older than a column hold in it, by the column's place; NULL where
-        /// nothing is said.
-        initial: BTreeMap<usize, Value>,
+        /// What rows that are older than a column hold in it, by the column's place: NULL where
+        /// nothing is said, `None` where it is not known (any more), so that the table has to be
+        /// loaded again if its target lacks the column.
+        initial: BTreeMap<usize, Option<Value>>,
     },
     /// A table is gone or renamed at the source: no more changes of it will come.
     Dropped {

@@ -53,7 +53,8 @@ SELECT a.attnum, a.attname::text, a.attnotnull, a.atttypid, a.atttypmod,
         FROM pg_catalog.pg_attribute m
         WHERE m.attname = a.attname AND m.atthasmissing AND NOT m.attisdropped
             AND (m.attrelid = a.attrelid OR m.attrelid IN
-                (SELECT t.relid FROM pg_catalog.pg_partition_tree(a.attrelid) t)) LIMIT 1)
+                (SELECT t.relid FROM pg_catalog.pg_partition_tree(a.attrelid) t)) LIMIT 1),
+    a.atthasdef OR a.attidentity <> ''
 FROM pg_catalog.pg_attribute a
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
@@ -67,7 +68,7 @@ pub(super) struct Shape {
     pub(super) identity: Identity,
     /// `pg_attribute.attnum` of each column; none if one cannot be told.
     pub(super) column_ids: Vec<u32>,
-    pub(super) initial: BTreeMap<usize, Value>,
+    pub(super) initial: BTreeMap<usize, Option<Value>>,
     pub(super) forms: Vec<Form>,
     /// Whether each column is a part of the identity.
     pub(super) is_identity: Vec<bool>,
@@ -95,6 +96,7 @@ struct Attribute {
     modifier: i32,
     auto_increment: bool,
     missing: Option<String>,
+    has_default: bool,
 }
 
 impl Attribute {
@@ -193,8 +195,16 @@ impl Shapes {
         }
         let mut initial = BTreeMap::new();
         for (place, (column, of_type)) in relation.columns.iter().zip(&table.columns).enumerate() {
-            if let Some(text) = known(column).and_then(|known| known.missing.as_deref()) {
-                initial.insert(place, value(of_type, text)?);
+            match known(column) {
+                Some(Attribute { missing: Some(text), .. }) => {
+                    initial.insert(place, Some(value(of_type, text)?));
+                }
+                Some(Attribute { has_default: false, .. }) => {}
+                // The column was renamed or dropped since; or its default was written into the
+                // rows, for it is no constant or the table was rewritten.
+                _ => {
+                    initial.insert(place, None);
+                }
             }
         }
         keys(client, relation, &mut table).await?;
@@ -237,6 +247,7 @@ async fn attributes(client: &Client, relation: u32) -> Result<Vec<Attribute>> {
         modifier: row.get(4),
         auto_increment: row.get(5),
         missing: row.get(6),
+        has_default: row.get(7),
     };
     Ok(rows.iter().map(attribute).collect())
 }
@@ -367,6 +378,7 @@ mod tests {
             modifier: -1,
             auto_increment: false,
             missing: None,
+            has_default: false,
         };
         let now = [attribute(1, "id", 20), attribute(3, "new", 25), attribute(4, "n", 23)];
         let then = |columns: &[(&str, u32)]| {

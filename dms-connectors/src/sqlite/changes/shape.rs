@@ -152,7 +152,7 @@ pub(super) fn initial(
     connection: &Connection,
     table: &TableSchema,
     spelling: Temporal,
-) -> Result<BTreeMap<usize, Value>> {
+) -> Result<BTreeMap<usize, Option<Value>>> {
     let failed = |error| convert(error, "the columns' defaults cannot be read");
     let mut statement = connection
         .prepare_cached(
@@ -170,7 +170,7 @@ pub(super) fn initial(
         let Some(column) = table.columns.get(place) else { continue };
         let value = constant(column, &default, spelling);
         if let Some(value) = value.context("table", &table.name)? {
-            initial.insert(place, value);
+            initial.insert(place, Some(value));
         }
     }
     Ok(initial)

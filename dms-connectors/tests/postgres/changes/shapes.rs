@@ -15,7 +15,8 @@ type Told = (Arc<TableSchema>, Vec<u32>, Vec<(usize, Value)>);
 fn shapes(events: &[ChangeEvent]) -> Vec<Told> {
     let shape = |event: &ChangeEvent| match event {
         ChangeEvent::Schema { table, column_ids, initial, .. } => {
-            Some((Arc::clone(table), column_ids.clone(), initial.clone().into_iter().collect()))
+            let known = initial.iter().filter_map(|(place, value)| Some((*place, value.clone()?)));
+            Some((Arc::clone(table), column_ids.clone(), known.collect()))
         }
         _ => None,
     };

@@ -183,12 +183,12 @@ impl Bank {
 
     fn die_while_following(&mut self, task: &mut Task, points: &[String]) {
         for point in points {
-            // Cached changes are cut back only if a crash left a part of a transaction, and begin a
-            // file only if there are many.
-            let must = point != "buffer-recover";
-            task.die_at(point, 1, must);
-            let passage = 2 + self.random.below(8);
-            task.die_at(point, passage, false);
+            // Cached changes are cut back only if a crash left a part of a transaction.
+            task.die_at(point, 1, point != "buffer-recover");
+            if self.random.below(3) == 0 {
+                let passage = 2 + self.random.below(8);
+                task.die_at(point, passage, false);
+            }
         }
     }
 

@@ -159,6 +159,8 @@ impl Observed {
 /// Compares every row of every table.
 #[track_caller]
 pub(super) fn assert_equal(source: &mut Session, target: &mut Session) {
+    // A file as a source tells which rows were touched, and a row may be put there again.
+    let comes_once = source.is_postgres();
     for table in TABLES {
         let rows = |session: &mut Session| {
             let mut rows = session.must(&format!("SELECT * FROM {table}"));
@@ -171,7 +173,10 @@ pub(super) fn assert_equal(source: &mut Session, target: &mut Session) {
         assert!(here == there, "{table}: {} and {} rows, {differs:?}", here.len(), there.len());
     }
     let doubled = target.must("SELECT id, times FROM seen WHERE times <> 1");
-    assert!(doubled.is_empty(), "rows of the journal came more than once: {doubled:?}");
+    assert!(
+        !comes_once || doubled.is_empty(),
+        "rows of the journal came more than once: {doubled:?}"
+    );
     let seen = "SELECT count(*) FROM seen";
     assert_eq!(target.number(seen), target.number("SELECT count(*) FROM journal"));
 }

@@ -79,9 +79,8 @@ impl Task {
         Run { child: command.spawn().unwrap(), log }
     }
 
-    /// Runs to a fault point; returns whether it died there. A run that does not come by is killed,
-    /// after a shorter time if it need not.
-    pub(super) fn die_at(&mut self, point: &str, passage: u64, must: bool) -> bool {
+    /// Runs to a fault point and dies there. A run that need not come by is killed after a while.
+    pub(super) fn die_at(&mut self, point: &str, passage: u64, must: bool) {
         let mut run = self.start(Some(&format!("{point}=abort:{passage}")));
         let began = Instant::now();
         let patience = if must { PATIENCE } else { Duration::from_millis(500) };
@@ -89,13 +88,16 @@ impl Task {
             if let Some(status) = run.child.try_wait().unwrap() {
                 assert_eq!(status.signal(), Some(SIGABRT), "at {point}: {}", run.told());
                 self.deaths += 1;
-                return true;
+                return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.kill(run);
         assert!(!must, "the run never came by {point}");
-        false
+        // It may come by this moment.
+        let _ = run.child.kill();
+        let status = run.child.wait().unwrap();
+        assert!(status.signal().is_some(), "{status} at {point}: {}", run.told());
+        self.deaths += 1;
     }
 
     /// `kill -9`.

@@ -3,8 +3,27 @@
 use crate::kill::Random;
 use crate::session::Session;
 
+/// Which changes of shape there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shapes {
+    /// None.
+    Kept,
+    /// Columns come, which can be followed however late that is seen.
+    Growing,
+    /// Any: of some the log does not tell enough if a run does not see them one by one.
+    Any,
+}
+
+/// How many columns come to a table.
+const COLUMNS_MAX: usize = 8;
+
 /// A change of shape, and a row that is written in the new one.
-pub(super) fn change(source: &mut Session, random: &mut Random, number: u64) -> String {
+pub(super) fn change(
+    source: &mut Session,
+    random: &mut Random,
+    shapes: Shapes,
+    number: u64,
+) -> String {
     let table = random.pick(&["t_int", "t_full"]);
     let added = source.must(&format!(
         "SELECT column_name, data_type FROM information_schema.columns \
@@ -14,6 +33,12 @@ pub(super) fn change(source: &mut Session, random: &mut Random, number: u64) -> 
         "t_int" => format!("INSERT INTO t_int (id, a) VALUES ({}, 1)", 1_000_000 + number),
         _ => format!("INSERT INTO t_full (x, y) VALUES (1, 'shape {number}')"),
     };
+    if shapes == Shapes::Growing {
+        return match added.len() < COLUMNS_MAX {
+            true => format!("{}; {written}", add(random, table, number)),
+            false => written,
+        };
+    }
     let change = match added.as_slice() {
         [column, ..] if added.len() > 3 || random.below(2) == 0 => {
             let (name, ty) = (column[0].as_deref().unwrap(), column[1].as_deref().unwrap());
@@ -27,16 +52,18 @@ pub(super) fn change(source: &mut Session, random: &mut Random, number: u64) -> 
                 _ => format!("ALTER TABLE {table} DROP {name}"),
             }
         }
-        _ => {
-            let ty = random.pick(&[
-                "int",
-                "int NOT NULL DEFAULT 7",
-                "varchar(20) DEFAULT 'as before'",
-                "numeric(10,2) DEFAULT 1.5",
-                "text",
-            ]);
-            format!("ALTER TABLE {table} ADD added_{number} {ty}")
-        }
+        _ => add(random, table, number),
     };
     format!("{change}; {written}")
+}
+
+fn add(random: &mut Random, table: &str, number: u64) -> String {
+    let ty = random.pick(&[
+        "int",
+        "int NOT NULL DEFAULT 7",
+        "varchar(20) DEFAULT 'as before'",
+        "numeric(10,2) DEFAULT 1.25",
+        "text",
+    ]);
+    format!("ALTER TABLE {table} ADD added_{number} {ty}")
 }
