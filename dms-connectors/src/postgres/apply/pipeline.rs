@@ -8,7 +8,7 @@ use dms_core::{Error, Result};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt, future::BoxFuture, poll};
 use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinSet;
 
 /// How many bytes of statements may be on their way.
 const BYTES: usize = 2 * super::arrays::PART_BYTES;
@@ -31,7 +31,8 @@ pub(super) struct Pipeline {
 /// asked for.
 struct Driver {
     stop: Option<oneshot::Sender<()>>,
-    task: AbortOnDropHandle<(Answers, Vec<Result<()>>)>,
+    /// One, which ends when this is dropped.
+    task: JoinSet<(Answers, Vec<Result<()>>)>,
 }
 
 impl Pipeline {
@@ -73,7 +74,8 @@ impl Pipeline {
         }
         let mut answers = std::mem::take(&mut self.answers);
         let (stop, mut stopped) = oneshot::channel();
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let mut taken = Vec::new();
             while !answers.is_empty() {
                 tokio::select! {
@@ -83,7 +85,7 @@ impl Pipeline {
                 }
             }
             (answers, taken)
-        }));
+        });
         self.driver = Some(Driver { stop: Some(stop), task });
     }
 
@@ -94,11 +96,11 @@ impl Pipeline {
             // It may have ended.
             let _ = stop.send(());
         }
-        let ended = (&mut driver.task).await;
+        let ended = driver.task.join_next().await;
         self.driver = None;
-        let (answers, taken) = ended.map_err(|error| {
-            Error::unexpected("the statements on their way are lost").with_source(error)
-        })?;
+        let Some(Ok((answers, taken))) = ended else {
+            return Err(Error::unexpected("the statements on their way are lost"));
+        };
         self.answers = answers;
         let mut settled = Ok(());
         for answered in taken {
