@@ -2,6 +2,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -84,8 +85,13 @@ def run(bench, seconds):
     servers = source.cpu() - before[0], target.cpu() - before[1]
     program.process.send_signal(signal.SIGINT)
     _, cpu, peak, _ = program.end(stopped=True)
-    bench.expected = changes.state(source, "bench")
-    bench.check("dms", "the steady work")
+    if bench.template == "seeded" and bench.figures:
+        print("steady: the target never had the backlogs, so that only its newest table is compared")
+        tables = ["beat"]
+    else:
+        tables = changes.TABLES
+    if changes.state(target, "applied", tables) != changes.state(source, "bench", tables):
+        sys.exit("dms leaves other rows than the source has after the steady work")
     source.drop_slot("peer")
     lags.sort()
     at = lambda share: lags[min(int(len(lags) * share), len(lags) - 1)] * 1000

@@ -167,6 +167,7 @@ impl Apply for PostgresApply {
         }
         let done = self.run(step).await;
         self.failed = done.is_err();
+        self.pipeline.drive();
         done
     }
 
