@@ -103,15 +103,6 @@ impl Batch {
         counts
     }
 
-    /// The tables that take no more changes from it on, and why.
-    pub(crate) fn suspended(&self) -> Vec<(TableName, String)> {
-        let suspended = |item: &Item| match item {
-            Item::Note(Note::Suspended { table, reason }) => Some((table.clone(), reason.clone())),
-            _ => None,
-        };
-        self.items.iter().filter_map(suspended).collect()
-    }
-
     /// The ends of its transactions, in order.
     fn transactions(&self) -> impl Iterator<Item = &Transaction> {
         let ends = self.items.iter().filter_map(|item| match item {

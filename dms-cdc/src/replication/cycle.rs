@@ -187,22 +187,16 @@ impl Cycle<'_> {
         Ok(begun)
     }
 
-    /// Makes durable, before tables are loaded, which shapes they are loaded with, and from where
-    /// on they are followed: a run that goes on after a crash may find other shapes at the source,
-    /// and a source that was told to forget what lies on disk.
+    /// Makes durable, before tables are loaded, from where on they are followed: a source may have
+    /// been told to forget what lies on disk when a run goes on after a crash.
     async fn begin_load(&self, plans: &[TablePlan], held: &Held, start: &Position) -> Result<()> {
-        let is_finished = |plan: &&TablePlan| {
+        let is_finished = |plan: &TablePlan| {
             held.progress.tables.get(&plan.target.name).is_some_and(|table| table.finished)
         };
-        let mut missing = plans.iter().filter(|plan| !is_finished(plan)).peekable();
-        if missing.peek().is_none() {
+        if plans.iter().all(is_finished) {
             return Ok(());
         }
-        let mut apply = self.task.target.begin_apply(self.run).await?;
-        for plan in missing {
-            apply.note(&Note::Shape(Arc::clone(&plan.target))).await?;
-        }
-        apply.commit(start, None).await
+        self.task.target.begin_apply(self.run).await?.commit(start, None).await
     }
 
     async fn capture(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dms_core::endpoint::{Partition, Receipt, Run, TableProgress, TaskProgress};
 use dms_core::position::Position;
-use dms_core::schema::TableName;
+use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, Result};
 use tokio_postgres::{Client, GenericClient, Row};
 
@@ -199,19 +199,28 @@ impl State {
         Ok(row.map_err(failed)?.get(0))
     }
 
-    /// Forgets an earlier load of the table and records the partitions of a new one.
+    /// Forgets an earlier load of the table and records the partitions of a new one, and the shape
+    /// that changes will find: the source's may be another before the first of them is applied.
     pub(super) async fn begin_table(
         &self,
         client: &impl GenericClient,
         run: &Run,
-        table: &TableName,
+        shape: &TableSchema,
         partitions: &[Partition],
         position: Option<&Position>,
     ) -> Result<()> {
-        let schema = &self.schema;
+        let (schema, table) = (&self.schema, &shape.name);
         for forgotten in ["dms_partitions", "dms_replicated"] {
             self.forget_table(client, forgotten, run, table).await?;
         }
+        let sql = format!(
+            "INSERT INTO {schema}.dms_replicated (task, table_schema, table_name, shape) \
+             VALUES ($1, $2, $3, $4)"
+        );
+        client
+            .execute(&sql, &[&run.task, &table.schema, &table.name, &to_json(shape)?])
+            .await
+            .map_err(failed)?;
         let sql = format!(
             "INSERT INTO {schema}.dms_tables \
                  (task, table_schema, table_name, partitions, position) \

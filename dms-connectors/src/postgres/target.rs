@@ -127,7 +127,7 @@ impl Target for PostgresTarget {
             if keeps_rows && self.state.is_loaded_in_part(&transaction, run, &table.name).await? {
                 return Err(keeps_a_part());
             }
-            self.state.begin_table(&transaction, run, &table.name, partitions, position).await?;
+            self.state.begin_table(&transaction, run, table, partitions, position).await?;
             fault::point("postgres-target-prepare")?;
             transaction.commit().await.map_err(failed)?;
             self.kept.table_prepared();

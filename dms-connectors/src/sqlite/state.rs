@@ -1,10 +1,11 @@
 //! The control tables of a target: what it holds of each task.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use dms_core::endpoint::{Partition, Receipt, Run, TableProgress, TaskProgress};
+use dms_core::endpoint::{Partition, Receipt, ReplicatedTable, Run, TableProgress, TaskProgress};
 use dms_core::position::Position;
-use dms_core::schema::TableName;
+use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, Result, ResultExt};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -152,15 +153,19 @@ pub(super) fn is_loaded_in_part(connection: &Connection, run: &Run, table: &str)
         .map_err(|error| convert(error, DOING))
 }
 
-/// Forgets an earlier load of the table and records the partitions of a new one.
+/// Forgets an earlier load of the table and records the partitions of a new one, and the shape that
+/// changes will find: the source's may be another before the first of them is applied.
 pub(super) fn begin_table(
     connection: &Connection,
     run: &Run,
-    table: &str,
+    shape: &TableSchema,
     partitions: &[Partition],
     position: Option<&Position>,
 ) -> Result<()> {
     let failed = |error| convert(error, DOING);
+    let table = shape.name.name.as_str();
+    let replicated =
+        ReplicatedTable { shape: Some(Arc::new(shape.clone())), ..ReplicatedTable::default() };
     connection
         .execute(
             "DELETE FROM dms_partitions WHERE task = ?1 AND table_name = ?2",
@@ -169,8 +174,8 @@ pub(super) fn begin_table(
         .map_err(failed)?;
     connection
         .execute(
-            "DELETE FROM dms_replicated WHERE task = ?1 AND table_name = ?2",
-            [&run.task, table],
+            "INSERT OR REPLACE INTO dms_replicated (task, table_name, state) VALUES (?1, ?2, ?3)",
+            params![run.task, table, to_json(&replicated)?],
         )
         .map_err(failed)?;
     let position = position.map(to_json).transpose()?;

@@ -282,7 +282,7 @@ fn prepare(
             }
         }
     }
-    state::begin_table(&transaction, run, name, partitions, position)?;
+    state::begin_table(&transaction, run, table, partitions, position)?;
     fault::point("sqlite-target-prepare")?;
     transaction.commit().map_err(failed)
 }

@@ -263,10 +263,11 @@ pub struct ReplicationProgress {
     pub tables: BTreeMap<TableName, ReplicatedTable>,
 }
 
-/// What is remembered of one table's replication. Forgotten when the table is loaded again.
+/// What is remembered of one table's replication. When the table is prepared for a load, it is the
+/// shape that it is prepared with, and nothing else.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReplicatedTable {
-    /// Its shape, once it was noted.
+    /// Its shape, as it was loaded or noted since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Arc<TableSchema>>,
     /// Why it takes no changes.

@@ -11,8 +11,8 @@ use super::apply::TaskReplication;
 use super::{ENGINE, MemorySource};
 use crate::batch::{BatchStream, batch_bytes};
 use crate::endpoint::{
-    ColumnMapping, EndpointInfo, Fidelity, Partition, Receipt, Run, TablePrepMode, TableProgress,
-    Target, TaskProgress,
+    ColumnMapping, EndpointInfo, Fidelity, Partition, Receipt, ReplicatedTable, Run, TablePrepMode,
+    TableProgress, Target, TaskProgress,
 };
 use crate::position::Position;
 use crate::schema::{TableName, TableSchema};
@@ -136,9 +136,10 @@ impl Target for MemoryTarget {
             ..TableProgress::default()
         };
         state.progress.insert((run.task.clone(), table.name.clone()), progress);
-        if let Some(replication) = state.replication.get_mut(&run.task) {
-            replication.progress.tables.remove(&table.name);
-        }
+        let replication = state.replication.entry(run.task.clone()).or_default();
+        let shape = Some(Arc::new(table.clone()));
+        let replicated = ReplicatedTable { shape, ..ReplicatedTable::default() };
+        replication.progress.tables.insert(table.name.clone(), replicated);
         Ok(())
     }
 
