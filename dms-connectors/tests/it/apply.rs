@@ -9,8 +9,8 @@ use dms_connectors::sqlite::{SqliteSettings, SqliteTarget};
 use dms_core::change::Identity;
 use dms_core::conformance::awkward_tables;
 use dms_core::endpoint::{
-    Apply, ApplyException, ChangeForm, ChangeTarget, Note, Partition, Run, Step, TablePrepMode,
-    Target,
+    Apply, ApplyException, ChangeForm, ChangeTarget, Note, Partition, ReplicatedTable, Run, Step,
+    TablePrepMode, Target,
 };
 use dms_core::position::Position;
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema, UniqueIndex};
@@ -436,7 +436,9 @@ async fn what_is_noted_is_remembered_until_the_table_is_loaded_again() {
         .unwrap();
     file.target.finish(&file.run, &table).await.unwrap();
     let held = file.target.replication(&file.run).await.unwrap();
-    assert_eq!(held.tables.keys().collect::<Vec<_>>(), [&other]);
+    let loaded = ReplicatedTable { shape: Some(table.clone().into()), suspended: None };
+    assert_eq!(held.tables[&table.name], loaded, "as it was prepared");
+    assert!(held.tables[&other].suspended.is_some());
     let again = file.target.begin("task").await.unwrap();
     assert!(again.tables[&table.name].finished);
     file.target.forget(&again.run, Some(std::slice::from_ref(&table.name))).await.unwrap();

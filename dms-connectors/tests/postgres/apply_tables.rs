@@ -207,7 +207,9 @@ async fn a_task_is_remembered_looked_up_and_forgotten() {
     let (mode, whole) = (TablePrepMode::TruncateBeforeLoad, [Partition::whole()]);
     desk.target.prepare(&desk.run, &table, mode, &whole, None).await.unwrap();
     let kept = desk.target.replication(&desk.run).await.unwrap();
-    assert!(kept.tables.is_empty() && kept.position.is_some());
+    let loaded = &kept.tables[&name];
+    assert_eq!((loaded.suspended.as_ref(), loaded.shape.as_ref()), (None, Some(&table)));
+    assert!(kept.position.is_some());
     let mut apply = desk.begin().await;
     apply.note(&Note::Suspended { table: name.clone(), reason: "why".into() }).await.unwrap();
     apply.commit(&position, None).await.unwrap();

@@ -31,7 +31,7 @@ fn wrong_arguments_exit_with_2_and_help_with_0() {
 fn wrong_definitions_exit_with_2_and_say_what_was_meant() {
     let place = Place::new(Lane::SqliteToParquet, &data::tables(10));
     type Change = fn(&mut Json);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (|t| t["setings"] = json!({}), "did you mean \"settings\""),
         (|t| t["settings"]["FullLoadSetings"] = json!({}), "did you mean \"FullLoadSettings\""),
         (
@@ -42,8 +42,9 @@ fn wrong_definitions_exit_with_2_and_say_what_was_meant() {
         (|t| t["target"]["compresion"] = json!("zstd"), "did you mean \"compression\""),
         (|t| t["source"]["url"] = json!("sqlit:///x.db"), "no connector"),
         (|t| t["source"]["url"] = json!("sqlite:///${DMS_TEST_NOT_SET}"), "DMS_TEST_NOT_SET"),
-        (|t| t["migration-type"] = json!("cdc"), "not supported yet"),
-        (|t| t["migration-type"] = json!("full-load-and-cdc"), "not supported yet"),
+        (|t| t["migration-type"] = json!("cdcc"), "cdcc"),
+        (|t| t["stop-when"] = json!("caught-up"), "a full load ends when it is done"),
+        (|t| t["start-at"] = json!({"position": "1"}), "use migration type cdc"),
         (|t| t["table-mappings"]["rules"][0]["rule-actoin"] = json!("include"), "rule-action"),
     ];
     for (change, says) in cases {

@@ -17,17 +17,21 @@ fn quickstart_migrates_and_compares() {
     for part in ["Every row arrived unchanged", "rows/s", "peak memory", "to-parquet.json"] {
         assert!(ended.stdout.contains(part), "{part}: {ended:?}");
     }
-    for part in ["source and Parquet: equal", "Parquet and copy: equal", "by SQLite itself: equal"]
-    {
+    for part in [
+        "full load",
+        "cached changes",
+        "ongoing replication",
+        "by SQLite itself: equal",
+        "source and Parquet: equal",
+    ] {
         assert!(ended.stderr.contains(part), "{part}: {ended:?}");
     }
-    for file in ["source.db", "copy.db", "to-parquet.json", "to-sqlite.json"] {
+    for file in ["source.db", "copy.db", "to-parquet.json", "to-copy.json"] {
         assert!(folder.path().join(file).exists(), "{file}");
     }
 
     // What it proposes to do next works.
-    for (command, task) in
-        [("check", "to-parquet"), ("run", "to-parquet"), ("validate", "to-sqlite")]
+    for (command, task) in [("check", "to-parquet"), ("run", "to-parquet"), ("validate", "to-copy")]
     {
         let task = folder.path().join(format!("{task}.json"));
         let mut next = Command::new(example("migrate"));
