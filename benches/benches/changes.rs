@@ -124,7 +124,7 @@ fn decode(c: &mut Criterion) {
         decode_changes(&table, &identity, RELATION, 1 << 20, messages)
     };
     let count =
-        events().unwrap_or_else(|error| panic!("{error}")).iter().map(|event| match event {
+        events().unwrap_or_else(|error| panic!("{error}")).into_iter().map(|event| match event {
             ChangeEvent::Rows(rows) => rows.records(),
             _ => 0,
         });
