@@ -123,11 +123,11 @@ fn decode(c: &mut Criterion) {
         let messages = log.iter().map(Vec::as_slice);
         decode_changes(&table, &identity, RELATION, 1 << 20, messages)
     };
-    let made = events().unwrap_or_else(|error| panic!("{error}"));
-    let count = made.iter().map(|event| match event {
-        ChangeEvent::Rows(rows) => rows.records(),
-        _ => 0,
-    });
+    let count =
+        events().unwrap_or_else(|error| panic!("{error}")).into_iter().map(|event| match event {
+            ChangeEvent::Rows(rows) => rows.records(),
+            _ => 0,
+        });
     assert_eq!(count.sum::<usize>() as u64, RECORDS.unsigned_abs());
     let mut group = c.benchmark_group("pgoutput");
     group.throughput(Throughput::Elements(RECORDS.unsigned_abs())).sample_size(20);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use dms_cdc::buffer::Buffer;
 use dms_core::mapping::TablePlan;
 use dms_core::schema::TableName;
-use dms_core::task::MigrationType;
+use dms_core::task::{MigrationType, TaskDefinition};
 use dms_core::{Error, ErrorKind, Result, ResultExt};
 
 use crate::task;
@@ -27,7 +27,11 @@ pub(crate) async fn reload(path: &Path, tables: &[String]) -> Result<ExitCode> {
     let run = target.begin(&definition.name).await.context("side", "target")?.run;
     target.forget(&run, plans.as_deref()).await.context("side", "target")?;
     match plans {
-        None => println!("every table is loaded again by the next run"),
+        None => {
+            // Tables are loaded from a place behind everything that waits.
+            discard(&definition).await?;
+            println!("every table is loaded again by the next run");
+        }
         Some(tables) => {
             for table in tables {
                 println!("{table} is loaded again by the next run");
@@ -45,6 +49,12 @@ fn find(plans: &[TablePlan], name: &str) -> Result<TableName> {
     })
 }
 
+/// Removes the changes that wait on disk.
+async fn discard(definition: &TaskDefinition) -> Result<()> {
+    let folder = definition.settings.changes.spill_folder.join(&definition.name);
+    Buffer::discard(folder, &definition.name).await
+}
+
 /// Removes what the task has left.
 pub(crate) async fn delete(path: &Path) -> Result<ExitCode> {
     let definition = task::read(path)?;
@@ -56,8 +66,7 @@ pub(crate) async fn delete(path: &Path) -> Result<ExitCode> {
         source.end_capture(&definition.name).await.context("side", "source")?;
     }
     target.forget(&run, None).await.context("side", "target")?;
-    let folder = definition.settings.changes.spill_folder.join(&definition.name);
-    Buffer::discard(folder, &definition.name).await?;
+    discard(&definition).await?;
     println!("nothing is left of task {} but the tables it wrote", definition.name);
     Ok(ExitCode::SUCCESS)
 }

@@ -243,9 +243,10 @@ fn a_run_can_be_stopped_while_it_loads() {
             }
             _ => "INSERT INTO t SELECT i, 'some text of a row ' || i FROM generate_series(100, 200000) i",
         });
-        for milliseconds in [0, 30, 200, 500] {
+        // At first while the run begins, but not before it listens to signals.
+        for (begun, milliseconds) in [(false, 400), (true, 30), (true, 200), (true, 500)] {
             let mut run = task.start();
-            run.until("the table", || milliseconds == 0 || task.target.has("t"));
+            run.until("the table", || !begun || task.target.has("t"));
             std::thread::sleep(Duration::from_millis(milliseconds));
             task.source.execute("UPDATE t SET v = v || '!' WHERE id < 110");
             run.stop().with_code(130);
