@@ -174,7 +174,7 @@ impl Shapes {
         name: &TableName,
         before: Option<&Shape>,
     ) -> Result<Shape> {
-        let attributes = attributes(client, relation.id).await?;
+        let attributes = visible_attributes(client, relation).await?;
         let known = |column: &RelationColumn| {
             let mut all = attributes.iter();
             all.find(|known| known.name == column.name && known.has_type_of(column))
@@ -236,6 +236,27 @@ fn unknown_form(column: &str) -> Error {
 
 /// # Errors
 /// `Connection`.
+/// How often the catalogs are asked for columns that the log tells of, and the wait between.
+const LOOKS: u32 = 5;
+const LOOK_WAIT: Duration = Duration::from_millis(20);
+
+/// The columns that the catalogs have. A commit is in the log a moment before others see it, so that
+/// a column which is not there yet is looked for again; one that is gone since never comes.
+async fn visible_attributes(client: &Client, relation: &Relation) -> Result<Vec<Attribute>> {
+    let mut found = attributes(client, relation.id).await?;
+    for _ in 1..LOOKS {
+        let is_there = |column: &RelationColumn| {
+            found.iter().any(|known| known.name == column.name && known.has_type_of(column))
+        };
+        if relation.columns.iter().all(is_there) {
+            break;
+        }
+        tokio::time::sleep(LOOK_WAIT).await;
+        found = attributes(client, relation.id).await?;
+    }
+    Ok(found)
+}
+
 async fn attributes(client: &Client, relation: u32) -> Result<Vec<Attribute>> {
     let rows = client.query(ATTRIBUTES, &[&relation]).await;
     let rows = rows.map_err(|error| convert(error, "the database's catalogs cannot be read"))?;
