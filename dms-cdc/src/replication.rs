@@ -13,6 +13,7 @@ mod load;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Counts;
-use crate::buffer::Buffer;
 use crate::route::is_failure;
 use crate::status::{Phase, ReplicationStatus, Teller};
 use cycle::{Cycle, Ended};
@@ -189,6 +189,11 @@ impl Replication {
             .with_events(self.events.clone())
     }
 
+    /// Where the changes of this task wait on disk.
+    fn spill_folder(&self) -> PathBuf {
+        self.settings.changes.spill_folder.join(&self.name)
+    }
+
     /// Runs the task until `stop` asks for an orderly stop, or until its own stop condition holds.
     /// What is applied stays, and the next run goes on from there. Dropping the future is safe too.
     ///
@@ -211,8 +216,6 @@ impl Replication {
         if self.start == StartType::Reload {
             let forgotten = retry.run(&stop, || self.target.forget(&run, None), again).await;
             forgotten.context("side", "target")?;
-            let folder = self.settings.changes.spill_folder.join(&self.name);
-            Buffer::discard(folder, &self.name).await?;
         }
         let mut books = Books::default();
         let reason = self.cycles(&run, &stop, &mut books).await?;

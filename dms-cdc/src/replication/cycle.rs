@@ -114,10 +114,10 @@ impl Cycle<'_> {
         self.forget_captures(&plans, &held).await?;
         let begun = source.begin_capture(name, &captured).await.context("side", "source")?;
         fault::point("cdc-capture-begun")?;
-        let start = self.start(&held, begun).await?;
-        if self.task.kind == MigrationType::FullLoadAndCdc {
-            self.begin_load(&plans, &held, &start).await.context("side", "target")?;
-        }
+        let start = match self.goes_on_from(&held) {
+            Some(applied) => applied,
+            None => self.begin_anew(&held, begun).await?,
+        };
         let capture = self.capture(&plans, &start, tasks).await?;
         if self.task.kind == MigrationType::FullLoadAndCdc {
             let Some(loaded) = self.load(&plans, &held, books).await? else {
@@ -139,7 +139,7 @@ impl Cycle<'_> {
         let (target, run) = (Arc::clone(&self.task.target), self.run.clone());
         let applier = Applier::new(target, run, settings.changes.clone(), self.careful);
         let notes = new_shapes(&plans, &tables, &held);
-        if held.replication.position.is_none() || !notes.is_empty() {
+        if !notes.is_empty() {
             applier.commit_position(&position, notes).await.context("side", "target")?;
         }
         if self.task.stop_when == StopWhen::FullLoadDone {
@@ -158,45 +158,32 @@ impl Cycle<'_> {
         Ok(Held { progress, replication })
     }
 
-    /// After which position changes are read.
-    async fn start(&self, held: &Held, begun: Position) -> Result<Position> {
-        let of_load = self.task.kind == MigrationType::FullLoadAndCdc;
-        let mut loaded = held.progress.tables.iter().filter(|(_, table)| table.finished).peekable();
-        if let Some(applied) = &held.replication.position {
-            // What nothing is loaded for need not be followed.
-            let is_needed = !of_load || loaded.peek().is_some();
-            return Ok(if is_needed { applied.clone() } else { begun });
-        }
-        if self.task.kind == MigrationType::Cdc
-            && let StartPoint::Position(text) = &self.task.start_point
-        {
-            return self.task.source.parse_position(text);
-        }
-        // What was loaded before has to be followed from there on.
-        for (table, progress) in loaded {
-            let lost = progress.position.as_ref().is_none_or(|at| at.order < begun.order);
-            if lost && of_load {
-                return Err(Error::new(
-                    ErrorKind::PositionLost,
-                    "the source does not hold the changes since the table was loaded; load it \
-                     again",
-                )
-                .context("table", table));
-            }
-        }
-        Ok(begun)
+    /// After which position the changes go on that the target holds; `None` if there is nothing
+    /// that they could go on for.
+    fn goes_on_from(&self, held: &Held) -> Option<Position> {
+        let applied = held.replication.position.clone()?;
+        let is_loaded = held.progress.tables.values().any(|table| table.finished);
+        (is_loaded || self.task.kind == MigrationType::Cdc).then_some(applied)
     }
 
-    /// Makes durable, before tables are loaded, from where on they are followed: a source may have
-    /// been told to forget what lies on disk when a run goes on after a crash.
-    async fn begin_load(&self, plans: &[TablePlan], held: &Held, start: &Position) -> Result<()> {
-        let is_finished = |plan: &TablePlan| {
-            held.progress.tables.get(&plan.target.name).is_some_and(|table| table.finished)
+    /// Begins to follow changes; returns after which position. That is durable before anything is
+    /// captured: the source may be told to forget what is on disk before the first change is
+    /// applied. What an earlier run has left on disk is of another beginning.
+    async fn begin_anew(&self, held: &Held, begun: Position) -> Result<Position> {
+        let start = match (&self.task.kind, &self.task.start_point) {
+            (MigrationType::Cdc, StartPoint::Position(text)) => {
+                self.task.source.parse_position(text)?
+            }
+            (MigrationType::Cdc, StartPoint::Now) => begun,
+            _ => {
+                check_kept(held, &begun)?;
+                begun
+            }
         };
-        if plans.iter().all(is_finished) {
-            return Ok(());
-        }
-        self.task.target.begin_apply(self.run).await?.commit(start, None).await
+        Buffer::discard(self.task.spill_folder(), &self.task.name).await?;
+        let apply = self.task.target.begin_apply(self.run).await.context("side", "target")?;
+        apply.commit(&start, None).await.context("side", "target")?;
+        Ok(start)
     }
 
     async fn capture(
@@ -217,7 +204,7 @@ impl Cycle<'_> {
                 SpillFullPolicy::Wait => WhenFull::Wait,
                 SpillFullPolicy::StopTask => WhenFull::Fail,
             },
-            ..BufferSettings::new(changes.spill_folder.join(&self.task.name))
+            ..BufferSettings::new(self.task.spill_folder())
         };
         let (writer, reader, recovered) =
             Buffer::open(&settings, &self.task.name, Some(start)).await?;
@@ -513,6 +500,21 @@ impl Cycle<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+/// Sees that what was loaded before can be followed from there on.
+fn check_kept(held: &Held, begun: &Position) -> Result<()> {
+    let mut loaded = held.progress.tables.iter().filter(|(_, table)| table.finished);
+    let lost = loaded
+        .find(|(_, progress)| progress.position.as_ref().is_none_or(|at| at.order < begun.order));
+    match lost {
+        None => Ok(()),
+        Some((table, _)) => Err(Error::new(
+            ErrorKind::PositionLost,
+            "the source does not hold the changes since the table was loaded; load it again",
+        )
+        .context("table", table)),
     }
 }
 

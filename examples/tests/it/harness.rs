@@ -273,8 +273,10 @@ impl Place {
         self.wait_for_partitions(child, partitions);
         loop {
             signal(child, "STOP");
-            // The signal takes a moment to reach every thread.
-            std::thread::sleep(Duration::from_millis(20));
+            while !is_stopped(child) {
+                assert!(child.try_wait().unwrap().is_none(), "the run ended before it was held");
+                std::thread::sleep(Duration::from_millis(5));
+            }
             if self.lane.is_to_parquet() || is_unlocked(&self.target()) {
                 break;
             }
@@ -307,6 +309,17 @@ impl Place {
         assert!(found.differences.is_empty(), "{:#?}", found.differences);
         assert!(found.tables > 0 && found.rows > 0, "nothing was compared");
     }
+}
+
+/// Whether a stop has reached every thread: until then one of them may still take a lock.
+fn is_stopped(child: &Child) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    threads.map(|thread| thread.unwrap().path().join("stat")).all(|file| {
+        // A thread that ended meanwhile has no file.
+        let stat = std::fs::read_to_string(file).unwrap_or_default();
+        // "pid (name) state …"; the name may hold anything.
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
 }
 
 fn is_unlocked(file: &Path) -> bool {

@@ -282,5 +282,5 @@ fn bank_sqlite_to_postgres() {
 
 #[test]
 fn bank_sqlite_to_sqlite() {
-    Bank::new(false, false).prove("SOURCE", 4);
+    Bank::new(false, false).prove("DISK", 4);
 }
