@@ -8,7 +8,9 @@
 //! the source's order, as batches of whole transactions: once the first change is applied, the
 //! target is at every moment what the source once was.
 
+mod clock;
 mod cycle;
+mod follow;
 mod load;
 mod tables;
 
