@@ -334,31 +334,24 @@ fn target_column(plan: &TablePlan, place: usize) -> Result<usize> {
 /// be gathered by its key. Elsewhere changes are applied in the source's order.
 #[must_use]
 pub(crate) fn is_equal_by_bytes(ty: &LogicalType) -> bool {
-    matches!(
-        ty,
-        LogicalType::Boolean
-            | LogicalType::Int8
-            | LogicalType::Int16
-            | LogicalType::Int32
-            | LogicalType::Int64
-            | LogicalType::UInt8
-            | LogicalType::UInt16
-            | LogicalType::UInt32
-            | LogicalType::UInt64
-            | LogicalType::Decimal { .. }
-            | LogicalType::Char { .. }
-            | LogicalType::Text { .. }
-            | LogicalType::Clob
-            | LogicalType::Binary { .. }
-            | LogicalType::Bytes { .. }
-            | LogicalType::Blob
-            | LogicalType::Date
-            | LogicalType::Time { .. }
-            | LogicalType::Timestamp { .. }
-            | LogicalType::TimestampTz { .. }
-            | LogicalType::Uuid
-            | LogicalType::Enum { .. }
-    )
+    ty.is_integer()
+        || matches!(
+            ty,
+            LogicalType::Boolean
+                | LogicalType::Decimal { .. }
+                | LogicalType::Char { .. }
+                | LogicalType::Text { .. }
+                | LogicalType::Clob
+                | LogicalType::Binary { .. }
+                | LogicalType::Bytes { .. }
+                | LogicalType::Blob
+                | LogicalType::Date
+                | LogicalType::Time { .. }
+                | LogicalType::Timestamp { .. }
+                | LogicalType::TimestampTz { .. }
+                | LogicalType::Uuid
+                | LogicalType::Enum { .. }
+        )
 }
 
 /// The refusal of a table whose changes cannot be applied at all.

@@ -45,9 +45,11 @@ mod types;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target};
+use dms_core::Result;
+use dms_core::endpoint::{
+    ChangeSource, ChangeTarget, Connector, EndpointSettings, Opening, Source, Target,
+};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 
 pub use settings::{SqliteSettings, Temporal};
 pub use source::SqliteSource;
@@ -65,42 +67,26 @@ pub(crate) const CONNECTOR: Connector = Connector {
     change_target: Some(open_change_target),
 };
 
-fn open_source(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
-    async move {
-        let source = SqliteSource::open_with(SqliteSettings::from_endpoint(&endpoint)?).await?;
-        Ok(Arc::new(source) as Arc<dyn Source>)
-    }
-    .boxed()
+fn open_source(endpoint: EndpointSettings) -> Opening<dyn Source> {
+    async move { Ok(source(&endpoint).await? as Arc<dyn Source>) }.boxed()
 }
 
-fn open_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
-    async move {
-        let target = SqliteTarget::open_with(SqliteSettings::from_endpoint(&endpoint)?)?;
-        Ok(Arc::new(target) as Arc<dyn Target>)
-    }
-    .boxed()
+fn open_change_source(endpoint: EndpointSettings) -> Opening<dyn ChangeSource> {
+    async move { Ok(source(&endpoint).await? as Arc<dyn ChangeSource>) }.boxed()
 }
 
-fn open_change_source(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeSource>>> {
-    async move {
-        let source = SqliteSource::open_with(SqliteSettings::from_endpoint(&endpoint)?).await?;
-        Ok(Arc::new(source) as Arc<dyn ChangeSource>)
-    }
-    .boxed()
+async fn source(endpoint: &EndpointSettings) -> Result<Arc<SqliteSource>> {
+    SqliteSource::open_with(SqliteSettings::from_endpoint(endpoint)?).await.map(Arc::new)
 }
 
-fn open_change_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
-    async move {
-        let target = SqliteTarget::open_with(SqliteSettings::from_endpoint(&endpoint)?)?;
-        Ok(Arc::new(target) as Arc<dyn ChangeTarget>)
-    }
-    .boxed()
+fn open_target(endpoint: EndpointSettings) -> Opening<dyn Target> {
+    async move { Ok(target(&endpoint)? as Arc<dyn Target>) }.boxed()
+}
+
+fn open_change_target(endpoint: EndpointSettings) -> Opening<dyn ChangeTarget> {
+    async move { Ok(target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
+}
+
+fn target(endpoint: &EndpointSettings) -> Result<Arc<SqliteTarget>> {
+    SqliteTarget::open_with(SqliteSettings::from_endpoint(endpoint)?).map(Arc::new)
 }

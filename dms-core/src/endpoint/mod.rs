@@ -14,10 +14,7 @@ pub use change_target::{
     Alteration, Apply, ApplyException, BatchHint, ChangeForm, ChangeTarget, Note, ReplicatedTable,
     ReplicationProgress, Step, TaskRecord,
 };
-pub use registry::{
-    Connector, EndpointSettings, OpenChangeSource, OpenChangeTarget, OpenSource, OpenTarget,
-    Registry,
-};
+pub use registry::{Connector, EndpointSettings, Open, Opening, Registry};
 pub use source::{Bound, Partition, PartitionGoal, PartitionRange, ReadRequest, Snapshot, Source};
 pub use target::{
     ColumnMapping, Fidelity, Receipt, Run, TablePrepMode, TableProgress, Target, TaskProgress,

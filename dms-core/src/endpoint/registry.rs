@@ -114,17 +114,11 @@ impl fmt::Debug for EndpointSettings {
     }
 }
 
-/// Opens a source.
-pub type OpenSource = fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn Source>>>;
-/// Opens a target.
-pub type OpenTarget = fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn Target>>>;
+/// An endpoint that is being opened.
+pub type Opening<T> = BoxFuture<'static, Result<Arc<T>>>;
 
-/// Opens a source whose changes can be followed.
-pub type OpenChangeSource =
-    fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn ChangeSource>>>;
-/// Opens a target that changes are applied to.
-pub type OpenChangeTarget =
-    fn(EndpointSettings) -> BoxFuture<'static, Result<Arc<dyn ChangeTarget>>>;
+/// Opens an endpoint by what a task definition says of it.
+pub type Open<T> = fn(EndpointSettings) -> Opening<T>;
 
 /// What a connector can open, and by which URL schemes.
 #[derive(Debug, Clone, Copy)]
@@ -134,13 +128,13 @@ pub struct Connector {
     /// The schemes of its URLs.
     pub schemes: &'static [&'static str],
     /// Opens it as a source, if it can be one.
-    pub source: Option<OpenSource>,
+    pub source: Option<Open<dyn Source>>,
     /// Opens it as a target, if it can be one.
-    pub target: Option<OpenTarget>,
+    pub target: Option<Open<dyn Target>>,
     /// Opens it as a source whose changes can be followed, if it can be one.
-    pub change_source: Option<OpenChangeSource>,
+    pub change_source: Option<Open<dyn ChangeSource>>,
     /// Opens it as a target that changes are applied to, if it can be one.
-    pub change_target: Option<OpenChangeTarget>,
+    pub change_target: Option<Open<dyn ChangeTarget>>,
 }
 
 /// The connectors that a program knows, by URL scheme.

@@ -235,6 +235,22 @@ impl LogicalType {
         }
     }
 
+    /// Whether every value is a whole number of at most 64 bits.
+    #[must_use]
+    pub fn is_integer(&self) -> bool {
+        matches!(
+            self,
+            Self::Int8
+                | Self::Int16
+                | Self::Int32
+                | Self::Int64
+                | Self::UInt8
+                | Self::UInt16
+                | Self::UInt32
+                | Self::UInt64
+        )
+    }
+
     /// Whether values are large objects, to which LOB settings apply.
     #[must_use]
     pub fn is_lob(&self) -> bool {

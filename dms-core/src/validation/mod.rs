@@ -102,17 +102,9 @@ fn bucketing(plan: &TablePlan) -> Bucketing {
     let ranged = place.is_some_and(|place| {
         let read_as_is = matches!(plan.columns.get(place), Some(PlannedColumn::Read(_)));
         let integer = plan.target.columns.get(place).is_some_and(|column| {
-            !column.nullable
-                && matches!(
-                    column.logical_type,
-                    LogicalType::Int8
-                        | LogicalType::Int16
-                        | LogicalType::Int32
-                        | LogicalType::Int64
-                        | LogicalType::UInt8
-                        | LogicalType::UInt16
-                        | LogicalType::UInt32
-                )
+            let ty = &column.logical_type;
+            // Bounds of ranges are signed.
+            !column.nullable && ty.is_integer() && *ty != LogicalType::UInt64
         });
         read_as_is && integer
     });
