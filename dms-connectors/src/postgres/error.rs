@@ -6,7 +6,17 @@ use tokio_postgres::error::SqlState;
 /// Says what happened and what to do; `doing` is the object and the act.
 pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
     let Some(server) = error.as_db_error() else {
-        if let Some(cause) = tls_cause(&error) {
+        if let Some(cause) = cause(&error, "invalid configuration") {
+            let message = match cause.as_str() {
+                "password missing" => format!(
+                    "{doing}: the server asks for a password; name one in the url, by PGPASSWORD \
+                     or in the password file"
+                ),
+                _ => format!("{doing}: {cause}"),
+            };
+            return Error::settings(message).with_source(error);
+        }
+        if let Some(cause) = cause(&error, "error performing TLS handshake") {
             let message = format!(
                 "{doing}: TLS failed: {cause}; check sslmode, sslrootcert, sslcert and sslkey"
             );
@@ -80,11 +90,10 @@ pub(super) fn convert(error: tokio_postgres::Error, doing: &str) -> Error {
     if transient { converted.transient() } else { converted }
 }
 
-/// Why TLS was not to be had: the one kind of error of the client that trying again does not mend.
-fn tls_cause(error: &tokio_postgres::Error) -> Option<String> {
-    let is_tls = error.to_string().starts_with("error performing TLS handshake");
+/// The cause of an error of the client's own that trying again does not mend, by how it begins.
+fn cause(error: &tokio_postgres::Error, begins: &str) -> Option<String> {
     let cause = || std::error::Error::source(error).map(ToString::to_string);
-    is_tls.then(|| cause().unwrap_or_default())
+    error.to_string().starts_with(begins).then(|| cause().unwrap_or_default())
 }
 
 /// What to do about a pooler.

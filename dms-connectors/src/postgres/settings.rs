@@ -53,8 +53,6 @@ pub struct PostgresSettings {
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
     /// The same in words, for connections of another client.
-    pub(super) tls_mode: Mode,
-    pub(super) tls_files: Files,
     address: String,
 }
 
@@ -177,8 +175,6 @@ impl PostgresSettings {
             publication_name: options.publication_name,
             retained_wal_max: options.retained_wal_max,
             tls,
-            tls_mode: mode,
-            tls_files: files,
             address,
         })
     }

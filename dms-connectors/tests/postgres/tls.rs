@@ -66,7 +66,7 @@ fn encrypted(files: &Files, (certificate, key): (String, String), root: &str) ->
             &write(
                 "hba",
                 "hostssl all certified all cert\nhostssl all secret all scram-sha-256\n\
-                 hostssl all old all md5\nhostssl all all all trust\nlocal all all trust\n",
+                 hostssl all old all md5\nhostssl all plain all password\nhostssl all all all trust\nlocal all all trust\n",
             ),
         ),
     ];
@@ -192,7 +192,7 @@ async fn a_load_goes_over_tls_and_over_a_socket() {
     assert_eq!(text_of(&socket("two"), "t").await, text_of(&socket("one"), "t").await);
 }
 
-/// Replication connections are those of another client, which is told the same in its own words.
+/// Replication connections are no other client's than those of a load, but made in another way.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_read_over_every_way() {
     let authority = Authority::new();
@@ -209,6 +209,7 @@ async fn changes_are_read_over_every_way() {
         .batch_execute(
             "CREATE ROLE certified LOGIN REPLICATION;
              CREATE ROLE secret LOGIN REPLICATION PASSWORD 's3:cr\\et';
+             CREATE ROLE plain LOGIN REPLICATION PASSWORD 's3cret';
              SET password_encryption = md5; CREATE ROLE old LOGIN REPLICATION PASSWORD 's3cret'",
         )
         .await
@@ -226,6 +227,7 @@ async fn changes_are_read_over_every_way() {
         format!("postgres://dms@127.0.0.1:{at}?sslmode=require"),
         format!("postgres://dms@localhost:{at}?sslmode=require&sslrootcert={root}"),
         format!("postgres://dms@localhost:{at}?sslmode=verify-ca&sslrootcert={root}"),
+        format!("postgres://dms@127.0.0.1:{at}?sslmode=verify-ca&sslrootcert={root}"),
         format!("postgres://dms@localhost:{at}?sslmode=verify-full&sslrootcert={root}"),
         format!(
             "postgres://dms@localhost:{at}?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert={root}"
@@ -237,6 +239,7 @@ async fn changes_are_read_over_every_way() {
         ),
         format!("postgres://secret:s3:cr%5Cet@localhost:{at}"),
         format!("postgres://old:s3cret@localhost:{at}"),
+        format!("postgres://plain:s3cret@localhost:{at}"),
     ] {
         let taken = take(&url).await;
         assert!(taken.is_ok(), "{url}: {taken:?}");
@@ -244,10 +247,13 @@ async fn changes_are_read_over_every_way() {
     for (url, says) in [
         (format!("postgres://secret:s3:cr%5Cet@localhost:{at}?channel_binding=require"), "channel"),
         (format!("postgres://dms@127.0.0.1,localhost:{at}"), "several"),
-        // A limit of that client, which is said.
+        (format!("postgres://secret:wrong@localhost:{at}"), "28P01"),
+        (format!("postgres://old:wrong@localhost:{at}"), "28P01"),
+        (format!("postgres://plain:wrong@localhost:{at}"), "28P01"),
+        (format!("postgres://secret@localhost:{at}"), "password"),
         (
-            format!("postgres://dms@127.0.0.1:{at}?sslmode=verify-ca&sslrootcert={root}"),
-            "checks the host's name under verify-ca too",
+            format!("postgres://dms@127.0.0.1:{at}?sslmode=verify-full&sslrootcert={root}"),
+            "not valid for name",
         ),
     ] {
         let error = take(&url).await.unwrap_err();

@@ -107,7 +107,7 @@ impl Assembler {
         !self.transactions.is_empty()
     }
 
-    /// Takes a change of rows or of the shape of tables that are known already.
+    /// Takes a transaction's bound, or a change of rows of tables that are known already.
     ///
     /// # Errors
     /// `Data` for a value that is none of its column; `Corrupt` for a message out of its place.
@@ -116,6 +116,11 @@ impl Assembler {
             Message::Insert { relation, .. }
             | Message::Update { relation, .. }
             | Message::Delete { relation, .. } => *relation,
+            Message::Begin { commit, committed_at, id } => {
+                self.begin(Lsn(*commit), *id, *committed_at);
+                return Ok(());
+            }
+            Message::Commit { end } => return self.commit(Lsn(*end)),
             Message::Truncate { relations } => return self.truncate(relations),
             Message::Relation(_) | Message::Other => return Ok(()),
         };
@@ -138,7 +143,7 @@ impl Assembler {
             Message::Insert { new, .. } => rows.insert(*new, sequence),
             Message::Update { old, new, .. } => rows.update(*old, *new, sequence),
             Message::Delete { old, .. } => rows.delete(*old, sequence),
-            Message::Relation(_) | Message::Truncate { .. } | Message::Other => Ok(()),
+            _ => Ok(()),
         };
         taken.map_err(|error| error.context("position", commit))?;
         // A value that is not there takes its place all the same.

@@ -83,7 +83,7 @@ pub(super) async fn check(
     if names.is_given {
         publication::check(database, names, tables).await?;
     }
-    super::walsender::config(settings, database).map(|_| ())
+    super::walsender::check(settings)
 }
 
 async fn server(database: &Database, names: &Names, slot: Option<&Slot>) -> Result<()> {

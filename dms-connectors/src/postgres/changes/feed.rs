@@ -8,8 +8,7 @@ use dms_core::change::ChangeEvent;
 use dms_core::endpoint::Acknowledge;
 use dms_core::position::Position;
 use dms_core::schema::TableName;
-use dms_core::{Error, ErrorKind, Result};
-use pgwire_replication::{Lsn as WireLsn, PgWireError, ReplicationClient, ReplicationEvent};
+use dms_core::{Error, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -18,11 +17,17 @@ use super::lsn::{Log, Lsn};
 use super::pgoutput::Message;
 use super::queue::{EventSender, Gone};
 use super::relation::Shapes;
-use super::walsender::convert;
+use super::stream::{Stream, Streamed};
 use super::watch::Notice;
 
 /// How long a complete transaction waits for others to come along when the stream pauses.
 const LINGER: Duration = Duration::from_millis(3);
+/// How long the stream is left alone that is read faster than it comes. A server sends every change
+/// of its own, and each that is waited for costs both sides more than what it holds; what is gathered
+/// waits for company anyway.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A read of less than this is one that came too soon.
+const ENOUGH: usize = 1 << 15;
 /// How often the consumer is told that nothing happens.
 const IDLE_EACH: Duration = Duration::from_millis(100);
 
@@ -62,10 +67,9 @@ impl Acknowledge for Confirm {
 
 /// What runs a feed until its consumer is gone.
 pub(super) struct Feed {
-    pub(super) client: ReplicationClient,
+    pub(super) stream: Stream,
     pub(super) log: Log,
     pub(super) sender: EventSender,
-    pub(super) confirmed: watch::Receiver<u64>,
     pub(super) notices: mpsc::UnboundedReceiver<Notice>,
     pub(super) assembler: Assembler,
     pub(super) shapes: Shapes,
@@ -118,38 +122,35 @@ impl Feed {
         };
         if let Err(End::Failed(error)) = ended {
             // The slot is free before anybody hears of the end.
-            drop(self.client);
+            drop(self.stream);
             sender.fail(error);
         }
     }
 
     async fn follow(&mut self) -> std::result::Result<(), End> {
         loop {
+            while let Some(streamed) = self.stream.take()? {
+                self.take(streamed).await?;
+            }
             let due = self.due();
-            let next = tokio::select! {
+            let is_gathering = self.pace.flush_at.is_some() || self.assembler.is_open();
+            let pause = (is_gathering && self.stream.last_read < ENOUGH).then_some(PAUSE);
+            tokio::select! {
                 biased;
-                next = self.client.recv() => next,
-                // The other ends may be gone: then these say nothing more.
-                Ok(()) = self.confirmed.changed() => {
-                    self.confirm();
-                    continue;
-                }
-                Some(notice) = self.notices.recv() => {
-                    match notice {
-                        Notice::Gone(table, place) => self.pace.gone.push((table, place)),
-                        Notice::Failed(error) => return Err(error.into()),
-                    }
-                    continue;
-                }
+                // The other end may be gone: then it says nothing more.
+                Some(notice) = self.notices.recv() => match notice {
+                    Notice::Gone(table, place) => self.pace.gone.push((table, place)),
+                    Notice::Failed(error) => return Err(error.into()),
+                },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.flush().await?;
-                    continue;
                 }
-            };
-            match next {
-                Ok(Some(event)) => self.take(event).await?,
-                Ok(None) => return Err(ended().into()),
-                Err(error) => return Err(broken(error).into()),
+                more = async {
+                    if let Some(pause) = pause {
+                        tokio::time::sleep(pause).await;
+                    }
+                    self.stream.wait().await
+                } => more?,
             }
         }
     }
@@ -168,55 +169,36 @@ impl Feed {
         }
     }
 
-    fn confirm(&mut self) {
-        let confirmed = *self.confirmed.borrow_and_update();
-        self.client.update_applied_lsn(WireLsn::from_u64(confirmed));
-    }
-
-    async fn take(&mut self, event: ReplicationEvent) -> std::result::Result<(), End> {
-        match event {
-            ReplicationEvent::XLogData { data, .. } => {
-                let message = Message::parse(&data)?;
-                if let Message::Relation(relation) = &message {
-                    let before = self.assembler.shape(relation.id);
-                    match self.shapes.resolve(relation, before).await? {
-                        Some(shape) => self.assembler.follow(relation.id, shape)?,
-                        None => self.assembler.ignore(relation)?,
-                    }
-                } else {
-                    self.assembler.take(&message, data.len())?;
-                }
-            }
-            ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
-                self.assembler.begin(Lsn(final_lsn.as_u64()), xid, commit_time_micros);
-                return Ok(());
-            }
-            ReplicationEvent::Commit { end_lsn, .. } => {
-                self.pace.reached = Lsn(end_lsn.as_u64());
-                self.assembler.commit(self.pace.reached)?;
-                if self.pace.flush_at.is_none() && self.assembler.has_complete() {
-                    self.pace.flush_at = Some(Instant::now() + LINGER);
-                }
-                self.confirm_if_changed();
-            }
-            ReplicationEvent::KeepAlive { wal_end, .. } => {
+    async fn take(&mut self, streamed: Streamed) -> std::result::Result<(), End> {
+        let bytes = match streamed {
+            Streamed::Message(bytes) => bytes,
+            Streamed::KeepAlive(place) => {
                 // Inside of a transaction it says nothing of what comes behind it.
                 if !self.assembler.is_open() {
-                    self.pace.quiet = self.pace.quiet.max(Lsn(wal_end.as_u64()));
+                    self.pace.quiet = self.pace.quiet.max(place);
                 }
-                self.confirm_if_changed();
+                return Ok(());
             }
-            // Logical messages are others' words.
-            _ => return Ok(()),
+        };
+        match Message::parse(&bytes)? {
+            Message::Relation(relation) => {
+                let before = self.assembler.shape(relation.id);
+                match self.shapes.resolve(&relation, before).await? {
+                    Some(shape) => self.assembler.follow(relation.id, shape)?,
+                    None => self.assembler.ignore(&relation)?,
+                }
+            }
+            message => {
+                self.assembler.take(&message, bytes.len())?;
+                if let Message::Commit { end } = message {
+                    self.pace.reached = Lsn(end);
+                    if self.pace.flush_at.is_none() && self.assembler.has_complete() {
+                        self.pace.flush_at = Some(Instant::now() + LINGER);
+                    }
+                }
+            }
         }
         self.deliver().await
-    }
-
-    /// A stream without a pause leaves no turn to whoever waits for the confirmation.
-    fn confirm_if_changed(&mut self) {
-        if self.confirmed.has_changed().unwrap_or(false) {
-            self.confirm();
-        }
     }
 
     /// Delivers what is gathered, and says how far the log was read if it says no more.
@@ -257,7 +239,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Hands over what is cut. The server is answered while the consumer takes its time.
+    /// Hands over what is cut.
     async fn deliver(&mut self) -> std::result::Result<(), End> {
         if self.assembler.events.is_empty() {
             return Ok(());
@@ -266,32 +248,8 @@ impl Feed {
             self.pace.flush_at = None;
         }
         for event in self.assembler.events.drain(..) {
-            let mut sending = std::pin::pin!(self.sender.send(event));
-            loop {
-                tokio::select! {
-                    biased;
-                    sent = &mut sending => {
-                        sent?;
-                        break;
-                    }
-                    Ok(()) = self.confirmed.changed() => {
-                        let confirmed = *self.confirmed.borrow_and_update();
-                        self.client.update_applied_lsn(WireLsn::from_u64(confirmed));
-                    }
-                }
-            }
+            self.sender.send(event).await?;
         }
         Ok(())
     }
-}
-
-const STREAM: &str = "the stream of changes broke";
-
-fn ended() -> Error {
-    let message = format!("{STREAM}: the server ended it");
-    Error::new(ErrorKind::Connection, message).transient()
-}
-
-fn broken(error: PgWireError) -> Error {
-    convert(error, STREAM)
 }

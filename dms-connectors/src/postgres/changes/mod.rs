@@ -3,7 +3,8 @@
 //! ```text
 //! publication   which tables             made from the task's name, or named by the user
 //! slot          from where on            permanent; one a task
-//! walsender     bytes of the log         a task of the transport; feedback while we wait
+//! walsender     a connection             that speaks the replication protocol
+//! stream        bytes of the log         what is confirmed is told meanwhile
 //!   pgoutput    bytes → messages
 //!   relation    shapes of tables         log's names and types, catalogs' keys
 //!   rows        tuples → Arrow builders  the decoders of the load
@@ -32,20 +33,19 @@ mod queue;
 mod relation;
 mod rows;
 mod slot;
+mod stream;
 mod wait;
 mod walsender;
 mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use dms_core::endpoint::{ChangeFeed, ChangeSource, FeedRequest, LogStatus, Snapshot};
 use dms_core::position::Position;
 use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
-use pgwire_replication::Lsn as WireLsn;
 
 pub use self::decode::decode_changes;
 
@@ -55,18 +55,12 @@ use self::feed::{Confirm, Feed, Pace};
 use self::lsn::Lsn;
 use self::relation::Shapes;
 use self::slot::Slot;
+use self::stream::Stream;
 use self::walsender::Walsender;
 use self::watch::Watch;
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
 use crate::sql::quote;
-
-/// How often the server is told what is confirmed, at the most and at the least.
-const FEEDBACK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-
-/// Messages between the transport and the feed. They are counted, not weighed: few, since one may
-/// hold a large row.
-const MESSAGES: usize = 16;
 
 #[async_trait]
 impl ChangeSource for PostgresSource {
@@ -112,8 +106,7 @@ impl ChangeSource for PostgresSource {
         const DOING: &str = "a snapshot at a place of the log cannot be taken";
         let settings = &self.settings;
         let database = Database::connect(settings).await?;
-        let config = walsender::config(settings, &database)?;
-        let mut walsender = Walsender::open(settings, config).await?;
+        let mut walsender = Walsender::open(settings, &database).await?;
         // A process of the server has one temporary slot at a time.
         let name = quote(&format!("dms_snapshot_{}", walsender.pid));
         let export =
@@ -174,18 +167,9 @@ impl ChangeSource for PostgresSource {
         }
         let binary = !self.text_form.load(Ordering::Relaxed)
             && check::has_binary_form(settings, &database, tables).await?;
-        let mut config = walsender::config(settings, &database)?
-            .with_start_lsn(WireLsn::from_u64(from.0))
-            .with_ack_lsn(WireLsn::from_u64(confirmed.0))
-            .with_status_interval(FEEDBACK.0)
-            .with_wakeup_interval(FEEDBACK.1)
-            .with_buffer_size(MESSAGES)
-            .with_binary(binary);
-        config.slot = quote(&names.slot);
-        config.publication = quote(&names.publication).into();
-        let walsender = Walsender::open(settings, config).await?;
+        let walsender = Walsender::open(settings, &database).await?;
         let pid = walsender.pid;
-        let client = walsender.start().await?;
+        let (socket, received) = walsender.start(&names, from, binary).await?;
 
         let (sender, events) = queue::queue(request.prefetch_bytes);
         let (acknowledge, confirmed) = Confirm::new(database.log.clone(), confirmed);
@@ -194,11 +178,10 @@ impl ChangeSource for PostgresSource {
         let text_form = Arc::clone(&self.text_form);
         let shapes = Shapes::new(settings, database.client, tables, binary, text_form);
         let feed = Feed {
-            client,
+            stream: Stream::new(socket, received, confirmed),
             assembler: Assembler::new(database.log.clone(), &request.after, request.event_bytes),
             log: database.log,
             sender,
-            confirmed,
             notices,
             shapes,
             pace: Pace::new(from),

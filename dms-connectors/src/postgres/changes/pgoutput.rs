@@ -1,12 +1,22 @@
 //! Messages of the plugin `pgoutput`, version 1 of its protocol
 //! (<https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>).
-//! Transactions' bounds and logical messages are taken by the transport before.
 
 use dms_core::{Error, ErrorKind, Result};
 
 /// What happened inside of a transaction. Bytes of values are the server's own.
 #[derive(Debug)]
 pub(super) enum Message<'a> {
+    Begin {
+        /// Where the transaction's commit record is.
+        commit: u64,
+        /// In microseconds since 2000.
+        committed_at: i64,
+        id: u32,
+    },
+    Commit {
+        /// Where the log goes on after the transaction.
+        end: u64,
+    },
     Relation(Relation),
     Insert {
         relation: u32,
@@ -24,7 +34,7 @@ pub(super) enum Message<'a> {
     Truncate {
         relations: Vec<u32>,
     },
-    /// What says nothing of rows: names of types, the origin of a transaction.
+    /// What says nothing of rows: names of types, the origin of a transaction, others' messages.
     Other,
 }
 
@@ -101,6 +111,8 @@ impl<'a> Message<'a> {
         let Some((kind, rest)) = bytes.split_first() else { return Err(damaged(b'?')) };
         let mut reader = Reader(rest);
         let message = match kind {
+            b'B' => reader.begin(),
+            b'C' => reader.commit(),
             b'I' => reader.insert(),
             b'U' => reader.update(),
             b'D' => reader.delete(),
@@ -141,6 +153,10 @@ impl<'a> Reader<'a> {
         self.take().map(u32::from_be_bytes)
     }
 
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
     fn count(&mut self) -> Option<usize> {
         usize::try_from(i16::from_be_bytes(self.take()?)).ok()
     }
@@ -164,6 +180,17 @@ impl<'a> Reader<'a> {
             field(&mut self.0)?;
         }
         Some(tuple)
+    }
+
+    fn begin(&mut self) -> Option<Message<'a>> {
+        let commit = self.u64()?;
+        let committed_at = i64::from_be_bytes(self.take()?);
+        Some(Message::Begin { commit, committed_at, id: self.u32()? })
+    }
+
+    fn commit(&mut self) -> Option<Message<'a>> {
+        let (_flags, _commit) = (self.byte()?, self.u64()?);
+        Some(Message::Commit { end: self.u64()? })
     }
 
     fn insert(&mut self) -> Option<Message<'a>> {
@@ -254,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_fail(kind in prop::sample::select(b"IUDRTYOMx".to_vec()),
+        fn no_bytes_make_it_fail(kind in prop::sample::select(b"BCIUDRTYOMx".to_vec()),
             bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let bytes: Vec<u8> = std::iter::once(kind).chain(bytes).collect();
             if let Ok(Message::Update { old: Some(old), new, .. }) = Message::parse(&bytes) {
