@@ -129,8 +129,8 @@ struct TableNet {
     /// The keys of each batch's records.
     encoded: Vec<Arc<Rows>>,
     slots: Vec<Slot>,
-    /// Places of slots, by their keys.
-    by_key: HashTable<usize>,
+    /// Places of slots, by their keys, with the hashes of those.
+    by_key: HashTable<(u64, usize)>,
     hasher: DefaultHashBuilder,
     /// With whole rows: how many of each come, less those that go.
     counts: Vec<i64>,
@@ -229,8 +229,8 @@ impl TableNet {
 
     /// The slot of a key, if it has one.
     fn find(&self, key: &[u8], hash: u64) -> Option<usize> {
-        let is_its = |slot: &usize| self.key_of(*slot) == Some(key);
-        self.by_key.find(hash, is_its).copied()
+        let is_its = |(its, slot): &(u64, usize)| *its == hash && self.key_of(*slot) == Some(key);
+        self.by_key.find(hash, is_its).map(|(_, slot)| *slot)
     }
 
     /// The key of a slot, as bytes.
@@ -252,11 +252,7 @@ impl TableNet {
         }
         let slot = self.slots.len();
         self.slots.push(Slot { state: State::Nothing, key: place, newest: place, older: vec![] });
-        let mut by_key = std::mem::take(&mut self.by_key);
-        by_key.insert_unique(hash, slot, |slot| {
-            self.hasher.hash_one(self.key_of(*slot).unwrap_or_default())
-        });
-        self.by_key = by_key;
+        self.by_key.insert_unique(hash, (hash, slot), |(hash, _)| *hash);
         (slot, true)
     }
 
