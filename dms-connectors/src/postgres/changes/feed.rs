@@ -131,6 +131,7 @@ impl Feed {
         loop {
             while let Some(streamed) = self.stream.take()? {
                 self.take(streamed).await?;
+                self.deliver().await?;
             }
             let due = self.due();
             let is_gathering = self.pace.flush_at.is_some() || self.assembler.is_open();
@@ -169,7 +170,8 @@ impl Feed {
         }
     }
 
-    async fn take(&mut self, streamed: Streamed) -> std::result::Result<(), End> {
+    /// Takes a part of the stream, which may be large and is gone when this ends.
+    async fn take(&mut self, streamed: Streamed) -> Result<()> {
         let bytes = match streamed {
             Streamed::Message(bytes) => bytes,
             Streamed::KeepAlive(place) => {
@@ -198,7 +200,7 @@ impl Feed {
                 }
             }
         }
-        self.deliver().await
+        Ok(())
     }
 
     /// Delivers what is gathered, and says how far the log was read if it says no more.

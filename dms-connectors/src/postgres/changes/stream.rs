@@ -22,7 +22,7 @@ const FEEDBACK: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// How long the server may take to hear the last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Room for what is read at once. More is kept only while one message is larger.
+/// Room for what is read at once. There is more only while one message is larger.
 const ROOM: usize = 1 << 18;
 
 /// Tag and length of a message; then the kind of what is streamed, two places and a time.
@@ -73,6 +73,10 @@ impl Stream {
                 COPY_DATA_TAG => {
                     let mut message = self.received.split_to(length);
                     message.advance(HEADER);
+                    if length > ROOM {
+                        // Both halves would keep the whole as long as either is there.
+                        self.received = BytesMut::from(self.received.as_ref());
+                    }
                     if let Some(streamed) = self.read(message)? {
                         return Ok(Some(streamed));
                     }
@@ -95,9 +99,6 @@ impl Stream {
     /// # Errors
     /// `Connection`.
     pub(super) async fn wait(&mut self) -> Result<()> {
-        if self.received.is_empty() && self.received.capacity() > 4 * ROOM {
-            self.received = BytesMut::new();
-        }
         let missing = match self.head()? {
             Some((_, length)) => length.saturating_sub(self.received.len()),
             None => HEADER,
