@@ -6,6 +6,7 @@ mod batch;
 pub mod buffer;
 mod capture;
 mod feeder;
+mod gather;
 pub mod net;
 pub mod ordered;
 mod replication;

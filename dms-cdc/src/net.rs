@@ -17,9 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::interleave;
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::row::{RowConverter, Rows, SortField};
 use dms_core::change::{ChangeBatch, Identity, Operation};
 use dms_core::endpoint::Step;
@@ -27,6 +25,7 @@ use dms_core::schema::{TableName, TableSchema};
 use dms_core::{Error, ErrorKind, Result};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use crate::gather::{Place, record_batch, values};
 use crate::ordered;
 use crate::transform::is_equal_by_bytes;
 
@@ -89,9 +88,6 @@ fn rank(step: &Step) -> u8 {
         _ => 3,
     }
 }
-
-/// A record: the batch, and its place there.
-type Place = (usize, usize);
 
 /// What a row's changes come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -481,8 +477,7 @@ impl TableNet {
             let places = places(*column);
             count = places.len();
             let all = self.batches.iter().filter_map(|batch| batch.column(*column));
-            let all: Vec<&dyn Array> = all.map(AsRef::as_ref).collect();
-            Ok(interleave(&all, places)?)
+            values(&all.map(AsRef::as_ref).collect::<Vec<_>>(), places)
         });
         let arrays = arrays.collect::<Result<Vec<ArrayRef>>>()?;
         record_batch(&self.table, columns, arrays, count)
@@ -493,31 +488,6 @@ impl Slot {
     fn places(&self) -> Vec<Place> {
         std::iter::once(self.newest).chain(self.older.iter().copied()).collect()
     }
-}
-
-/// A record batch of some of a table's columns.
-pub(crate) fn record_batch(
-    table: &TableSchema,
-    columns: &[usize],
-    arrays: Vec<ArrayRef>,
-    count: usize,
-) -> Result<RecordBatch> {
-    let fields = columns
-        .iter()
-        .filter_map(|at| table.columns.get(*at))
-        .map(|column| Field::new(&column.name, column.logical_type.arrow_type(), column.nullable));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let null = schema
-        .fields()
-        .iter()
-        .zip(&arrays)
-        .find(|(field, array)| !field.is_nullable() && array.null_count() > 0);
-    if let Some((field, _)) = null {
-        return Err(Error::data("a change holds NULL where the target's table allows none")
-            .context("column", field.name()));
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(count));
-    Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
 }
 
 fn impossible(operation: Operation) -> Error {

@@ -9,7 +9,7 @@ use dms_core::change::{ChangeBatch, Identity, Operation};
 use dms_core::endpoint::Step;
 use dms_core::{Error, Result};
 
-use crate::net::record_batch;
+use crate::gather::record_batch;
 
 /// Every change of a batch as an act of its own.
 ///

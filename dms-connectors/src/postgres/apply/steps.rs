@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use bytes::Bytes;
+use dms_core::batch::batch_bytes;
 use dms_core::change::Identity;
 use dms_core::schema::TableSchema;
 use dms_core::{Error, ErrorKind, Result};
@@ -20,6 +21,8 @@ use crate::postgres::error::convert;
 
 /// From how many rows on a `COPY` is faster than an `INSERT`.
 const COPY_ROWS: usize = 500;
+/// From how many bytes on it is taken because it does not need them all in one message.
+const COPY_BYTES: usize = 1 << 20;
 /// How much of them is sent at once.
 const MESSAGE_BYTES: usize = 64 * 1024;
 
@@ -115,7 +118,8 @@ impl Rows<'_> {
         let places: Vec<usize> = (0..self.table.columns.len()).collect();
         let target = self.target().await?;
         let pairs = pairs_of(self.table, &places, &target)?;
-        let copies = rows.num_rows() >= COPY_ROWS && !pairs.iter().any(|pair| pair.is_text());
+        let is_large = rows.num_rows() >= COPY_ROWS || batch_bytes(rows) >= COPY_BYTES;
+        let copies = is_large && !pairs.iter().any(|pair| pair.is_text());
         for part in arrays::parts(rows) {
             if copies {
                 self.copy(&pairs, &part).await?;

@@ -86,7 +86,8 @@ fn a_huge_value_passes() {
         "INSERT INTO t_value VALUES (2, 1, repeat('0123456789', 5000000), 'small');
          UPDATE t_value SET a = 2 WHERE id = 2;
          UPDATE t_value SET id = 3 WHERE id = 2;
-         UPDATE t_value SET b = decode(repeat('00ff', 5000000), 'hex') WHERE id = 1",
+         UPDATE t_value SET b = decode(repeat('00ff', 5000000), 'hex') WHERE id = 1;
+         UPDATE t_value SET t = repeat('9876543210', 5000000) WHERE id = 1",
     );
     let held = catch_up_measured(&followed);
     let digest = "SELECT string_agg(concat_ws(' ', id, a, md5(t), length(t), md5(b), length(b)), \
