@@ -105,21 +105,16 @@ fn open_source(
 fn open_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
-    async move {
-        let settings = FolderSettings::from_endpoint(&endpoint)?;
-        let store = FolderStore::open(&settings)?;
-        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn Target>)
-    }
-    .boxed()
+    async move { Ok(folder_target(&endpoint)? as Arc<dyn Target>) }.boxed()
 }
 
 fn open_change_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
-    async move {
-        let settings = FolderSettings::from_endpoint(&endpoint)?;
-        let store = FolderStore::open(&settings)?;
-        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn ChangeTarget>)
-    }
-    .boxed()
+    async move { Ok(folder_target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
+}
+
+fn folder_target(endpoint: &EndpointSettings) -> dms_core::Result<Arc<FolderTarget>> {
+    let settings = FolderSettings::from_endpoint(endpoint)?;
+    Ok(Arc::new(FolderTarget::new(FolderStore::open(&settings)?, settings)?))
 }

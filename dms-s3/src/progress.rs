@@ -100,7 +100,7 @@ pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
 }
 
 /// The newest load of each table of a task.
-async fn load_records(store: &FolderStore, task: &str) -> Result<Vec<LoadRecord>> {
+pub(crate) async fn load_records(store: &FolderStore, task: &str) -> Result<Vec<LoadRecord>> {
     let mut newest: BTreeMap<TableName, LoadRecord> = BTreeMap::new();
     let mut listed = store.list(&layout::loads(store, task)).await?;
     listed.retain(|object| begins(object, "load-"));
@@ -153,15 +153,6 @@ pub(crate) async fn newest_load(store: &FolderStore, task: &str, table: &TableNa
         Err(error) if error.kind() == ErrorKind::Schema => Ok(0),
         Err(error) => Err(error),
     }
-}
-
-/// The number of the newest load of each table of a task.
-pub(crate) async fn newest_loads(
-    store: &FolderStore,
-    task: &str,
-) -> Result<BTreeMap<TableName, u64>> {
-    let records = load_records(store, task).await?;
-    Ok(records.into_iter().map(|record| (record.table.name, record.load)).collect())
 }
 
 /// What there is of a task, without a claim; `None` if it was never begun.

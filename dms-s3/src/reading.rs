@@ -57,7 +57,7 @@ impl Reading {
     /// Rows read, or `None` if nobody wants more.
     async fn send_file(&self, file: &DataFile, sender: &BatchSender) -> Result<Option<u64>> {
         self.verify(file).await?;
-        match self.manifest.format {
+        match self.manifest.form.format {
             DataFormat::Parquet => self.parquet(file, sender).await,
             DataFormat::Csv => self.csv(file, sender).await,
         }
@@ -206,7 +206,7 @@ impl Reading {
         let failed = |error| convert(error, &format!("file {} cannot be read", file.path));
         let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
         let table = (*self.request.table).clone();
-        let mut decoder = format::csv::CsvDecoder::new(table, self.manifest.csv.clone());
+        let mut decoder = format::csv::CsvDecoder::new(table, self.manifest.form.csv.clone());
         let limit = self.request.limit;
         let enough = |rows: usize, bytes: usize| rows >= limit.rows || bytes >= limit.bytes;
         let mut rows = 0;

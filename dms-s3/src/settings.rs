@@ -6,7 +6,7 @@ use dms_core::endpoint::EndpointSettings;
 use dms_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::CsvDialect;
+use crate::manifest::{CsvDialect, FileForm};
 
 /// The format of data files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -243,6 +243,11 @@ impl FolderSettings {
         settings.store = store;
         settings.check()?;
         Ok(settings)
+    }
+
+    /// How the rows of files are written.
+    pub(crate) fn form(&self) -> FileForm {
+        FileForm { format: self.data_format, csv: self.csv_dialect() }
     }
 
     /// How CSV files are spelled.

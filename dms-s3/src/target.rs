@@ -277,8 +277,7 @@ impl Target for FolderTarget {
             table: table.clone(),
             partitions: partitions.to_vec(),
             position: position.cloned(),
-            format: self.settings.data_format,
-            csv: self.settings.csv_dialect(),
+            form: self.settings.form(),
         };
         let path = layout::load(&self.store, &run.task, &table.name, load);
         self.store.put(&path, &record, false).await.map(|_| ())
@@ -294,7 +293,7 @@ impl Target for FolderTarget {
     ) -> Result<Receipt> {
         progress::check_epoch(&self.store, run).await?;
         let record = progress::load_record(&self.store, &run.task, &table.name).await?;
-        if record.format != self.settings.data_format || record.csv != self.settings.csv_dialect() {
+        if record.form != self.settings.form() {
             return Err(Error::settings(
                 "the table was begun in another format; load it again (start type reload)",
             )
@@ -341,8 +340,7 @@ impl Target for FolderTarget {
             task: run.task.clone(),
             load: record.load,
             table: table.clone(),
-            format: record.format,
-            csv: record.csv.clone(),
+            form: record.form.clone(),
             rows: complete.iter().map(|held| held.receipt.rows).sum(),
             bytes: complete.iter().map(|held| held.receipt.bytes).sum(),
             position: record.position.clone(),

@@ -95,8 +95,8 @@ impl FolderApply {
             Step::Alter { from, to, alterations } => {
                 self.end_file(&from.name).await?;
                 let load = self.load_of(&to.name).await?;
-                let alterations = alterations.iter().map(Into::into).collect();
-                self.acts.push(Act::Alter { table: to.as_ref().clone(), load, alterations });
+                let (table, alterations) = (to.as_ref().clone(), alterations.clone());
+                self.acts.push(Act::Alter { table, load, alterations });
                 Ok(())
             }
             Step::Create { table } => {
@@ -211,14 +211,9 @@ impl Apply for FolderApply {
         Ok(())
     }
     async fn note(&mut self, note: &Note) -> Result<()> {
-        match note {
-            Note::Shape(shape) => {
-                self.noted(&shape.name).await?.noted.shape = Some(Arc::clone(shape));
-            }
-            Note::Suspended { table, reason } => {
-                self.noted(table).await?.noted.suspended = Some(reason.clone());
-            }
-            Note::Exception(exception) => self.exceptions.push(exception.clone()),
+        match (note, note.table()) {
+            (Note::Exception(exception), _) => self.exceptions.push(exception.clone()),
+            (_, Some(table)) => self.noted(table).await?.noted.take(note),
             _ => return Err(Error::unexpected("a note of a kind that folders do not keep")),
         }
         Ok(())

@@ -2,12 +2,10 @@
 
 use dms_core::endpoint::{Alteration, ApplyException, ReplicatedTable};
 use dms_core::position::Position;
-use dms_core::schema::{Column, TableName, TableSchema};
-use dms_core::value::Value;
+use dms_core::schema::{TableName, TableSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::CsvDialect;
-use crate::settings::DataFormat;
+use crate::manifest::FileForm;
 
 /// One commit: what has come since the one before. A reader takes the acts of all commits in the
 /// order of their numbers, of each table those of its newest load.
@@ -44,7 +42,7 @@ pub(crate) enum Act {
     /// It was emptied. Files stay as they are.
     Truncate { table: TableName, load: u64 },
     /// It has another shape from here on.
-    Alter { table: TableSchema, load: u64, alterations: Vec<Altered> },
+    Alter { table: TableSchema, load: u64, alterations: Vec<Alteration> },
     /// It came.
     Create { table: TableSchema, load: u64 },
     /// It went.
@@ -60,8 +58,8 @@ pub(crate) struct ChangeFile {
     pub(crate) load: u64,
     /// The table, with the columns of the file: `Op` first.
     pub(crate) table: TableSchema,
-    pub(crate) format: DataFormat,
-    pub(crate) csv: CsvDialect,
+    #[serde(flatten)]
+    pub(crate) form: FileForm,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     /// BLAKE3 of the file, hexadecimal.
@@ -69,44 +67,6 @@ pub(crate) struct ChangeFile {
     /// The first and the last transaction of which it holds changes.
     pub(crate) first: Position,
     pub(crate) last: Position,
-}
-
-/// An alteration as it is written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Altered {
-    AddColumn {
-        column: Column,
-        value: Option<Value>,
-    },
-    DropColumn {
-        column: String,
-    },
-    RenameColumn {
-        from: String,
-        to: String,
-    },
-    ChangeType {
-        column: Column,
-    },
-    /// One that this version does not know how to write; the shape tells.
-    Other,
-}
-
-impl From<&Alteration> for Altered {
-    fn from(alteration: &Alteration) -> Self {
-        match alteration {
-            Alteration::AddColumn { column, value } => {
-                Self::AddColumn { column: column.clone(), value: value.clone() }
-            }
-            Alteration::DropColumn { column } => Self::DropColumn { column: column.clone() },
-            Alteration::RenameColumn { from, to } => {
-                Self::RenameColumn { from: from.clone(), to: to.clone() }
-            }
-            Alteration::ChangeType { column } => Self::ChangeType { column: column.clone() },
-            _ => Self::Other,
-        }
-    }
 }
 
 /// What is noted of the tables of a task.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dms_core::Result;
 use dms_core::endpoint::{
-    Apply, BatchHint, ChangeForm, ChangeTarget, ReplicationProgress, Run, TaskRecord,
+    Apply, BatchHint, ChangeForm, ChangeTarget, ReplicatedTable, ReplicationProgress, Run,
+    TaskRecord,
 };
 use dms_core::schema::TableName;
 use tokio::sync::Mutex;
@@ -78,20 +79,25 @@ async fn notes(store: &FolderStore, commit: Option<&Commit>) -> Result<Vec<Noted
     }
 }
 
-/// What a folder holds of a task's replication, as of its newest commit.
+/// What a folder holds of a task's replication, as of its newest commit. The shape that a table was
+/// prepared with stands in the record of its load, until another is noted: the source's may have
+/// changed before the first change is committed.
 async fn replication(
     store: &FolderStore,
     task: &str,
     commit: Option<&Commit>,
 ) -> Result<ReplicationProgress> {
-    let mut tables = BTreeMap::new();
-    let noted = notes(store, commit).await?;
-    if !noted.is_empty() {
-        let loads = progress::newest_loads(store, task).await?;
-        for noted in noted {
-            if loads.get(&noted.table).copied().unwrap_or(0) == noted.load {
-                tables.insert(noted.table, noted.noted);
-            }
+    let (mut tables, mut loads) = (BTreeMap::new(), BTreeMap::new());
+    for record in progress::load_records(store, task).await? {
+        loads.insert(record.table.name.clone(), record.load);
+        let prepared = ReplicatedTable::prepared(&record.table);
+        tables.insert(record.table.name, prepared);
+    }
+    for Noted { table, load, noted } in notes(store, commit).await? {
+        if loads.get(&table).copied().unwrap_or(0) == load {
+            let held: &mut ReplicatedTable = tables.entry(table).or_default();
+            held.shape = noted.shape.or(held.shape.take());
+            held.suspended = noted.suspended;
         }
     }
     Ok(ReplicationProgress { position: commit.and_then(|commit| commit.to.clone()), tables })

@@ -7,7 +7,7 @@ use dms_core::ErrorKind;
 use dms_core::batch::BatchStream;
 use dms_core::change::{ChangeBatch, ChangeRecord, ChangeRows, Identity, Operation, Transaction};
 use dms_core::endpoint::{
-    ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
+    Apply, ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
 };
 use dms_core::mapping::Selection;
 use dms_core::position::Position;
@@ -16,7 +16,7 @@ use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
 use futures::TryStreamExt;
 use object_store::path::Path;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Pause};
 use super::server::Server;
 use super::table;
 
@@ -135,57 +135,68 @@ fn insert(order: u64, id: i64) -> Step {
     Step::Log(ChangeRows { batches: vec![batch.unwrap()], transactions: vec![transaction] })
 }
 
-/// A run has seen that nobody took over, when the next run does so and commits first.
+/// A run that is about to commit a row, having seen that nobody took over; and the next run, which
+/// has taken over since, saw nothing of it, and is about to commit that row and another.
+struct Contest {
+    bucket: Arc<Bucket>,
+    server: Server,
+    /// The older run's commit, which goes on when it is told to.
+    committing: tokio::task::JoinHandle<dms_core::Result<()>>,
+    pause: Pause,
+    newer: Arc<FolderTarget>,
+    run: Run,
+    apply: Box<dyn Apply>,
+}
+
+impl Contest {
+    async fn begin() -> Self {
+        let bucket = Arc::new(Bucket::default());
+        let server = Server::start(&bucket).await;
+        let (older, newer) = (target(&server), target(&server));
+        let first = older.begin("task").await.unwrap().run;
+        let mut apply = older.begin_apply(&first).await.unwrap();
+        apply.step(&insert(1, 1), false).await.unwrap();
+        let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
+        let commit = async move { apply.commit(&Position::new(1, "1"), None).await };
+        let committing = tokio::spawn(commit);
+        pause.reached.notified().await;
+        let run = newer.begin("task").await.unwrap().run;
+        assert_eq!(newer.replication(&run).await.unwrap().position, None);
+        let mut apply = newer.begin_apply(&run).await.unwrap();
+        apply.step(&insert(1, 1), false).await.unwrap();
+        apply.step(&insert(2, 2), false).await.unwrap();
+        Self { bucket, server, committing, pause, newer, run, apply }
+    }
+}
+
+/// The next run commits first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_behind_that_of_the_next_run_is_refused() {
-    let bucket = Arc::new(Bucket::default());
-    let server = Server::start(&bucket).await;
-    let (older, newer) = (target(&server), target(&server));
-    let first = older.begin("task").await.unwrap().run;
-    let mut apply = older.begin_apply(&first).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
-    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
-    pause.reached.notified().await;
-    let second = newer.begin("task").await.unwrap().run;
-    assert_eq!(newer.replication(&second).await.unwrap().position, None);
-    let mut apply = newer.begin_apply(&second).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
+    let Contest { bucket, server, committing, pause, newer, run, apply } = Contest::begin().await;
     let end = Position::new(2, "2");
     apply.commit(&end, None).await.unwrap();
     pause.go_on.notify_one();
     assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
-    assert_eq!(newer.replication(&second).await.unwrap().position, Some(end));
+    assert_eq!(newer.replication(&run).await.unwrap().position, Some(end));
     let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
     assert_eq!(commits.count(), 1);
+    drop(server);
 }
 
-/// A run commits at the last moment before it is fenced, unseen by the next, which has looked.
+/// The older run commits at the last moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_hears_of_a_commit_that_it_did_not_see() {
-    let bucket = Arc::new(Bucket::default());
-    let server = Server::start(&bucket).await;
-    let (older, newer) = (target(&server), target(&server));
-    let first = older.begin("task").await.unwrap().run;
-    let mut apply = older.begin_apply(&first).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
-    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
-    pause.reached.notified().await;
-    let second = newer.begin("task").await.unwrap().run;
-    assert_eq!(newer.replication(&second).await.unwrap().position, None);
-    let mut apply = newer.begin_apply(&second).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
+    let Contest { bucket: _, server, committing, pause, newer, run, apply } =
+        Contest::begin().await;
     pause.go_on.notify_one();
     committing.await.unwrap().unwrap();
     let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
     // It goes on from what is there.
-    let there = newer.replication(&second).await.unwrap().position;
+    let there = newer.replication(&run).await.unwrap().position;
     assert_eq!(there, Some(Position::new(1, "1")));
-    let mut apply = newer.begin_apply(&second).await.unwrap();
+    let mut apply = newer.begin_apply(&run).await.unwrap();
     apply.step(&insert(2, 2), false).await.unwrap();
     apply.commit(&Position::new(2, "2"), None).await.unwrap();
+    drop(server);
 }
