@@ -55,6 +55,9 @@
 compile_error!("dms-s3 needs a format: turn on the feature parquet or csv");
 
 mod changes;
+mod clock;
+mod columns;
+mod date_partition;
 mod error;
 mod format;
 mod layout;
@@ -73,6 +76,7 @@ use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Source, Targ
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+pub use date_partition::{DatePartitionDelimiter, DatePartitionSequence};
 pub use settings::{Compression, DataFormat, Dictionary, FolderSettings, ParquetVersion};
 pub use source::FolderSource;
 pub use store::FolderStore;

@@ -33,11 +33,14 @@ pub(crate) struct CsvDialect {
     pub(crate) header: bool,
 }
 
-/// How the rows of files are written.
+/// How the rows of a table are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FileForm {
     pub(crate) format: DataFormat,
     pub(crate) csv: CsvDialect,
+    /// Columns of text that stand before the table's own, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) before: Vec<String>,
 }
 
 /// A complete table.

@@ -7,9 +7,10 @@ use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectMeta;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt};
 
+use crate::error::convert;
 use crate::layout;
 use crate::manifest::{Claim, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::store::{FolderStore, READS_AT_ONCE};
@@ -89,6 +90,16 @@ pub(crate) async fn claim_generation(
 /// Whether any task has ever begun to write the table.
 pub(crate) async fn is_known(store: &FolderStore, table: &TableName) -> Result<bool> {
     Ok(newest_claim(store, &layout::generations(store, table)).await? > 0)
+}
+
+/// When a run claimed its task, by the store's clock, in microseconds since 1970.
+pub(crate) async fn begun_at(store: &FolderStore, run: &Run) -> Result<i64> {
+    let claim = layout::claim(&layout::epochs(store, &run.task), run.epoch);
+    match store.inner().head(&claim).await {
+        Ok(claim) => Ok(claim.last_modified.timestamp_micros()),
+        Err(object_store::Error::NotFound { .. }) => Err(run.fenced()),
+        Err(error) => Err(convert(error, &format!("{claim} cannot be looked at"))),
+    }
 }
 
 /// Refuses when a newer run has claimed the task.

@@ -23,7 +23,7 @@ use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::settings::FolderSettings;
 use crate::store::FolderStore;
 use crate::upload::Upload;
-use crate::{format, layout, progress};
+use crate::{columns, format, layout, progress};
 
 /// A folder that is written; see the [crate] for what a reader may rely on.
 ///
@@ -114,6 +114,11 @@ impl FolderTarget {
         mut batches: BatchStream,
     ) -> Result<(Vec<DataFile>, u64, u64)> {
         let folder = layout::partition(&self.store, &table.name, partition);
+        let file_table = columns::load_table(table, &columns::before_load(&self.settings))?;
+        let begun = match self.settings.use_task_start_time_for_full_load_timestamp {
+            true => Some(progress::begun_at(&self.store, run).await?),
+            false => None,
+        };
         let (mut files, mut rows, mut bytes) = (Vec::new(), 0, 0);
         while let Some(batch) = batches.next().await {
             let batch = batch?;
@@ -122,6 +127,7 @@ impl FolderTarget {
             }
             rows += batch.num_rows() as u64;
             bytes += batch_bytes(&batch) as u64;
+            let batch = columns::load_rows(batch, &file_table, &self.settings, begun)?;
             let file = match &mut *upload {
                 Some(file) => file,
                 none => {
@@ -131,7 +137,7 @@ impl FolderTarget {
                         &self.store,
                         path,
                         partition.number,
-                        table,
+                        &file_table,
                         &self.settings,
                         &batch,
                     )?)
@@ -265,6 +271,8 @@ impl Target for FolderTarget {
             )
             .context("table", &table.name));
         }
+        // Before anything is removed.
+        columns::load_table(table, &columns::before_load(&self.settings))?;
         self.clear(run, &table.name).await?;
         fault::point("folder-target-prepare")?;
         let load = progress::claim_generation(&self.store, &run.task, &table.name).await?;
@@ -277,7 +285,7 @@ impl Target for FolderTarget {
             table: table.clone(),
             partitions: partitions.to_vec(),
             position: position.cloned(),
-            form: self.settings.form(),
+            form: self.settings.load_form(),
         };
         let path = layout::load(&self.store, &run.task, &table.name, load);
         self.store.put(&path, &record, false).await.map(|_| ())
@@ -293,7 +301,7 @@ impl Target for FolderTarget {
     ) -> Result<Receipt> {
         progress::check_epoch(&self.store, run).await?;
         let record = progress::load_record(&self.store, &run.task, &table.name).await?;
-        if record.form != self.settings.form() {
+        if record.form != self.settings.load_form() {
             return Err(Error::settings(
                 "the table was begun in another format; load it again (start type reload)",
             )

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dms_core::change::{ChangeRows, Transaction};
 use dms_core::endpoint::{Apply, ApplyException, Note, Run, Step};
 use dms_core::position::Position;
-use dms_core::schema::{TableName, TableSchema};
+use dms_core::schema::TableName;
 use dms_core::{Error, Result};
 
 use super::file::Gathering;
 use super::manifest::{Act, Commit, Noted, Notes};
-use super::rows::{file_rows, file_table, transaction_of};
+use super::ready::{Ready, ready};
 use super::{Shared, chain, notes};
 use crate::manifest::VERSION;
 use crate::settings::FolderSettings;
@@ -40,31 +39,23 @@ pub(crate) struct FolderApply {
     pub(crate) broken: bool,
 }
 
-/// Rows of one table, ready for a file.
-struct Ready {
-    table: TableSchema,
-    rows: arrow::array::RecordBatch,
-    first: Transaction,
-    last: Transaction,
-}
-
 impl FolderApply {
     async fn load_of(&self, table: &TableName) -> Result<u64> {
         self.shared.load_of(&self.store, &self.run, table).await
     }
 
     async fn log(&mut self, ready: Vec<Ready>) -> Result<()> {
-        for Ready { table, rows, first, last } in ready {
-            let name = table.name.clone();
+        for ready in ready {
+            let name = ready.table.name.clone();
             let load = self.load_of(&name).await?;
-            if self.open.get(&name).is_some_and(|file| !file.takes(&table, load)) {
+            if self.open.get(&name).is_some_and(|file| !file.takes(&ready, load)) {
                 self.end_file(&name).await?;
             }
             let mut file = match self.open.remove(&name) {
                 Some(file) => file,
-                None => Gathering::begin(table, load, &self.settings, &rows, first)?,
+                None => Gathering::begin(&ready, load, &self.settings)?,
             };
-            file.write(rows, last).await?;
+            file.write(ready).await?;
             let full = file.held as u64 >= self.settings.max_file_size_bytes;
             self.open.insert(name.clone(), file);
             if full {
@@ -172,25 +163,6 @@ impl FolderApply {
         self.store.put(&path, &notes, false).await?;
         Ok(Some(self.store.relative(&path)))
     }
-}
-
-/// Turns changes into rows of files.
-fn ready(rows: &ChangeRows, settings: &FolderSettings) -> Result<Vec<Ready>> {
-    let mut ready = Vec::new();
-    for batch in rows.batches.iter().filter(|batch| !batch.is_empty()) {
-        let table = file_table(batch.table(), settings)?;
-        let of = |sequence: Option<&u64>| {
-            sequence.and_then(|sequence| transaction_of(&rows.transactions, *sequence)).ok_or_else(
-                || Error::schema("a change is of no transaction").context("table", &table.name),
-            )
-        };
-        let first = of(batch.sequences().first())?.clone();
-        let last = of(batch.sequences().last())?.clone();
-        if let Some(rows) = file_rows(batch, &rows.transactions, &table, settings)? {
-            ready.push(Ready { table, rows, first, last });
-        }
-    }
-    Ok(ready)
 }
 
 #[async_trait]

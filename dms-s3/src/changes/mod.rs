@@ -4,6 +4,7 @@ mod apply;
 mod chain;
 mod file;
 mod manifest;
+mod ready;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap};
