@@ -16,7 +16,7 @@
 //! # Changes
 //!
 //! Changes stand beside a table's loaded files, in files of DMS's dated names; the column `Op` comes
-//! first, with `I`, `U` or `D`:
+//! first, with `I`, `U` or `D`. A source that reads the folder reads the loaded files alone:
 //!
 //! ```text
 //! shop/orders/20261121-110129123-000000000000002A-0001-9f86d081884c7d65.parquet
@@ -37,6 +37,20 @@
 //! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`.
 //! - A table that is emptied, changes its shape or goes is an act of its own in the commit, between
 //!   the files before and after; files stay as they are.
+//!
+//! With `date-partition-enabled` the files stand in folders by the date of the commit,
+//! `shop/orders/2026/11/21/…`. With `preserve-transactions` a table has no files of changes; those of
+//! all tables stand in one folder, in the order in which the source made them:
+//!
+//! ```text
+//! cdc/CDC_TXN-20261121-110129123-000000000000002A-000001-9f86d081884c7d65.csv
+//!     I,orders,shop,17,…          op, table, schema, then the columns that the commit names
+//!     U,stock,shop,9,…
+//! ```
+//!
+//! Names sort in the order of commits, and a transaction stands in one file unless it is larger than
+//! 256 MiB. They hold rows of several tables, so they stay when one of these is loaded again; the
+//! commit tells of which load each table's rows are.
 //!
 //! A process that dies in an upload leaves its parts in an object store, where nobody sees them and
 //! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads

@@ -16,10 +16,10 @@ use futures::{FutureExt, StreamExt};
 use object_store::ObjectStoreExt;
 
 use crate::error::{convert, corrupt};
+use crate::format;
 use crate::manifest::{DataFile, Manifest};
 use crate::settings::DataFormat;
 use crate::source::FolderSource;
-use crate::{columns, format};
 
 /// One partition being read.
 pub(crate) struct Reading {
@@ -205,7 +205,7 @@ impl Reading {
         let path = self.source.store.absolute(&file.path);
         let failed = |error| convert(error, &format!("file {} cannot be read", file.path));
         let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
-        let table = columns::load_table(&self.request.table, &self.manifest.form.before)?;
+        let table = crate::columns::load_table(&self.request.table, &self.manifest.form.before)?;
         let own: Vec<usize> = (self.manifest.form.before.len()..table.columns.len()).collect();
         let mut decoder = format::csv::CsvDecoder::new(table, self.manifest.form.csv.clone());
         let limit = self.request.limit;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns;
 use crate::date_partition::{DatePartitionDelimiter, DatePartitionSequence};
+use crate::layout;
 use crate::manifest::{CsvDialect, FileForm};
 
 /// The format of data files.
@@ -138,6 +139,12 @@ pub struct FolderSettings {
     pub cdc_inserts_only: bool,
     /// Only inserts and updates are written; default false.
     pub cdc_inserts_and_updates: bool,
+    /// Changes of all tables go into the same files, `CDC_TXN-….csv` in `cdc-path`, in the order in
+    /// which the source made them; always CSV, each row `op,table,schema,columns…`. Default false:
+    /// each table's changes stand beside its loaded files.
+    pub preserve_transactions: bool,
+    /// The folder, below this one, for `preserve-transactions`; default none.
+    pub cdc_path: Option<String>,
     /// Files of a table's changes stand in folders by the date of the commit, in UTC; default false.
     pub date_partition_enabled: bool,
     /// Default `yyyymmdd`.
@@ -180,6 +187,8 @@ impl Default for FolderSettings {
             cdc_max_batch_interval: 60,
             cdc_inserts_only: false,
             cdc_inserts_and_updates: false,
+            preserve_transactions: false,
+            cdc_path: None,
             date_partition_enabled: false,
             date_partition_sequence: DatePartitionSequence::default(),
             date_partition_delimiter: DatePartitionDelimiter::default(),
@@ -214,6 +223,8 @@ pub(crate) const OPTIONS: &[&str] = &[
     "cdc-max-batch-interval",
     "cdc-inserts-only",
     "cdc-inserts-and-updates",
+    "preserve-transactions",
+    "cdc-path",
     "date-partition-enabled",
     "date-partition-sequence",
     "date-partition-delimiter",
@@ -283,7 +294,13 @@ impl FolderSettings {
 
     /// Whether files of changes say what each row is.
     pub(crate) fn changes_have_op(&self) -> bool {
-        !self.cdc_inserts_only || self.include_op_for_full_load
+        // Files of transactions have it always: rows of several tables need a fixed beginning.
+        !self.cdc_inserts_only || self.include_op_for_full_load || self.preserve_transactions
+    }
+
+    /// The folders of `cdc-path`, the outermost first.
+    pub(crate) fn cdc_folders(&self) -> impl Iterator<Item = &str> {
+        self.cdc_path.iter().flat_map(|path| path.trim_matches('/').split('/'))
     }
 
     /// How CSV files are spelled.
@@ -307,6 +324,7 @@ impl FolderSettings {
         if self.cdc_inserts_only && self.cdc_inserts_and_updates {
             return wrong("cdc-inserts-only and cdc-inserts-and-updates exclude each other");
         }
+        self.check_transactions()?;
         if self.use_task_start_time_for_full_load_timestamp && self.timestamp_column_name.is_none()
         {
             return wrong(
@@ -332,6 +350,44 @@ impl FolderSettings {
         }
         if self.csv_null_value.contains(['"', '\r', '\n', self.csv_delimiter]) {
             return wrong("csv-null-value must not hold a quote, a line end or the delimiter");
+        }
+        Ok(())
+    }
+}
+
+impl FolderSettings {
+    /// Refuses what does not go with files of transactions.
+    fn check_transactions(&self) -> Result<()> {
+        let wrong = |message: &str| Err(Error::settings(format!("folder endpoint: {message}")));
+        if self.preserve_transactions != self.cdc_path.is_some() {
+            return wrong(
+                "preserve-transactions and cdc-path go together: set preserve-transactions to \
+                 true and cdc-path to a folder for files of transactions, or neither",
+            );
+        }
+        if !self.preserve_transactions {
+            return Ok(());
+        }
+        if self.date_partition_enabled {
+            return wrong(
+                "preserve-transactions and date-partition-enabled exclude each other: files of \
+                 transactions stand in one folder, in their order",
+            );
+        }
+        if self.add_column_name {
+            return wrong(
+                "preserve-transactions and add-column-name exclude each other: files of \
+                 transactions have rows of several tables, with other columns each",
+            );
+        }
+        if self.cdc_folders().any(|part| matches!(part, "" | "." | "..")) {
+            return wrong(
+                "cdc-path must be a folder below this one, like cdc or changes/all, without empty \
+                 parts, . and ..",
+            );
+        }
+        if self.cdc_folders().next().is_some_and(layout::is_ours) {
+            return wrong("cdc-path must not be in _dms, which is dms's own folder");
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use crate::changes::Shared;
 use crate::error::corrupt;
 use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
-use crate::settings::FolderSettings;
+use crate::settings::{DataFormat, FolderSettings};
 use crate::store::FolderStore;
 use crate::upload::Upload;
 use crate::{columns, format, layout, progress};
@@ -54,6 +54,9 @@ impl FolderTarget {
     pub fn new(store: FolderStore, settings: FolderSettings) -> Result<Self> {
         settings.check()?;
         format::available(settings.data_format)?;
+        if settings.preserve_transactions {
+            format::available(DataFormat::Csv)?;
+        }
         Ok(Self { store, settings, changes: Arc::default(), files: Mutex::default() })
     }
 
@@ -158,6 +161,22 @@ impl FolderTarget {
         Ok((files, rows, bytes))
     }
 
+    /// Refuses a table whose folder is where files of transactions stand: it is cleared.
+    fn check_apart(&self, table: &TableName) -> Result<()> {
+        if !self.settings.preserve_transactions {
+            return Ok(());
+        }
+        let place = layout::transactions(&self.store, &self.settings);
+        if !place.prefix_matches(&layout::data(&self.store, table)) {
+            return Ok(());
+        }
+        Err(Error::settings(
+            "cdc-path lies in the folder of this table, which is cleared before a load; choose \
+             another folder",
+        )
+        .context("table", table))
+    }
+
     /// Removes what earlier loads of a table left; refuses files that are not dms's.
     ///
     /// In this order: what says that the table is complete, what says that partitions are, files.
@@ -238,8 +257,7 @@ impl Target for FolderTarget {
     }
 
     fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping> {
-        let format = self.settings.data_format;
-        table.columns.iter().map(|column| format::mapping(column, format)).collect()
+        table.columns.iter().map(|column| format::mapping(column, &self.settings)).collect()
     }
 
     async fn check(&self) -> Result<()> {
@@ -272,6 +290,7 @@ impl Target for FolderTarget {
             .context("table", &table.name));
         }
         // Before anything is removed.
+        self.check_apart(&table.name)?;
         columns::load_table(table, &columns::before_load(&self.settings))?;
         self.clear(run, &table.name).await?;
         fault::point("folder-target-prepare")?;

@@ -10,8 +10,9 @@ use dms_core::schema::TableName;
 use dms_core::{Error, Result};
 
 use super::file::Gathering;
-use super::manifest::{Act, Commit, Noted, Notes};
+use super::manifest::{Act, Commit, LoggedTable, Noted, Notes};
 use super::ready::{Ready, ready};
+use super::transactions::{Merged, Transactions, merge};
 use super::{Shared, chain, notes};
 use crate::manifest::VERSION;
 use crate::settings::FolderSettings;
@@ -32,6 +33,11 @@ pub(crate) struct FolderApply {
     pub(crate) before: Option<Commit>,
     pub(crate) open: BTreeMap<TableName, Gathering>,
     pub(crate) parts: BTreeMap<TableName, u32>,
+    /// The file of transactions that is open, where they are preserved; then no table has its own.
+    pub(crate) transactions: Option<Transactions>,
+    pub(crate) transaction_parts: u32,
+    /// The time in the name of the newest file of transactions.
+    pub(crate) named_up_to: Option<i64>,
     pub(crate) acts: Vec<Act>,
     pub(crate) notes: Vec<Noted>,
     pub(crate) exceptions: Vec<ApplyException>,
@@ -66,6 +72,36 @@ impl FolderApply {
         Ok(())
     }
 
+    async fn log_transactions(&mut self, merged: Merged) -> Result<()> {
+        let mut tables = Vec::with_capacity(merged.tables.len());
+        for table in &merged.tables {
+            let load = self.load_of(&table.name).await?;
+            tables.push(LoggedTable { load, table: table.clone() });
+        }
+        if self.transactions.as_ref().is_some_and(|file| !file.takes(&tables)) {
+            self.end_transactions().await?;
+        }
+        let mut file = self.transactions.take().unwrap_or_else(|| Transactions::begin(&merged));
+        let whole = merged.whole;
+        file.add(merged, tables);
+        // A transaction stands in one file, unless it is larger than what is held in memory.
+        let full = whole && file.held as u64 >= self.settings.max_file_size_bytes;
+        let full = full || file.held >= GATHERED_BYTES;
+        self.transactions = Some(file);
+        if full { self.end_transactions().await } else { Ok(()) }
+    }
+
+    async fn end_transactions(&mut self) -> Result<()> {
+        let Some(file) = self.transactions.take() else { return Ok(()) };
+        self.transaction_parts += 1;
+        let time = file.time(self.named_up_to);
+        self.named_up_to = Some(time);
+        let part = self.transaction_parts;
+        let file = file.finish(&self.store, &self.settings, time, part).await?;
+        self.acts.push(Act::Transactions(file));
+        Ok(())
+    }
+
     fn check_whole(&self) -> Result<()> {
         if self.broken {
             return Err(Error::unexpected("an earlier step failed; begin again"));
@@ -74,6 +110,7 @@ impl FolderApply {
     }
 
     async fn act(&mut self, step: &Step) -> Result<()> {
+        self.end_transactions().await?;
         match step {
             Step::Truncate { tables } => {
                 for table in tables {
@@ -172,9 +209,17 @@ impl Apply for FolderApply {
         if let Step::Log(rows) = step {
             let (rows, settings) = (rows.clone(), self.settings.clone());
             // All of the step is seen to be good before any of it is written.
-            let ready = upload::blocking(move || ready(&rows, &settings)).await?;
-            self.broken = true;
-            self.log(ready).await?;
+            if settings.preserve_transactions {
+                let merged = upload::blocking(move || merge(&rows, &settings)).await?;
+                self.broken = true;
+                if let Some(merged) = merged {
+                    self.log_transactions(merged).await?;
+                }
+            } else {
+                let ready = upload::blocking(move || ready(&rows, &settings)).await?;
+                self.broken = true;
+                self.log(ready).await?;
+            }
         } else {
             self.broken = true;
             self.act(step).await?;
@@ -200,6 +245,7 @@ impl Apply for FolderApply {
         while let Some(name) = self.open.keys().next().cloned() {
             self.end_file(&name).await?;
         }
+        self.end_transactions().await?;
         let before = self.before.as_ref();
         let number = before.map_or(0, |commit| commit.number) + 1;
         let commit = Commit {
@@ -211,6 +257,7 @@ impl Apply for FolderApply {
             to: Some(position.clone()),
             committed_at: committed_at.or(before.and_then(|commit| commit.committed_at)),
             acts: std::mem::take(&mut self.acts),
+            named_up_to: self.named_up_to,
             exceptions_total: before.map_or(0, |commit| commit.exceptions_total)
                 + self.exceptions.len() as u64,
             exceptions: std::mem::take(&mut self.exceptions),

@@ -8,7 +8,7 @@ use dms_core::change::Transaction;
 use dms_core::schema::TableSchema;
 use dms_core::{Error, Result};
 
-use super::manifest::ChangeFile;
+use super::manifest::{ChangeFile, WrittenFile};
 use super::ready::Ready;
 use crate::clock::stamp;
 use crate::format::FileEncoder;
@@ -97,15 +97,17 @@ impl Gathering {
         let path = folder.join(name.as_str());
         store.put_bytes(&path, self.bytes).await?;
         Ok(ChangeFile {
-            path: store.relative(&path),
+            file: WrittenFile {
+                path: store.relative(&path),
+                rows: self.rows,
+                bytes: finished.size,
+                blake3: finished.blake3,
+                first: self.first.position,
+                last: self.last.position,
+            },
             load: self.load,
             table: self.table,
             form: settings.change_form(),
-            rows: self.rows,
-            bytes: finished.size,
-            blake3: finished.blake3,
-            first: self.first.position,
-            last: self.last.position,
         })
     }
 

@@ -6,6 +6,7 @@ mod file;
 mod manifest;
 mod ready;
 mod rows;
+mod transactions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -127,6 +128,7 @@ impl ChangeTarget for FolderTarget {
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {
         progress::check_epoch(&self.store, run).await?;
         let before = self.changes.head(&self.store, run).await?;
+        let named_up_to = before.as_ref().and_then(|commit| commit.named_up_to);
         Ok(Box::new(FolderApply {
             store: self.store.clone(),
             settings: self.settings.clone(),
@@ -135,6 +137,9 @@ impl ChangeTarget for FolderTarget {
             before,
             open: BTreeMap::new(),
             parts: BTreeMap::new(),
+            transactions: None,
+            transaction_parts: 0,
+            named_up_to,
             acts: Vec::new(),
             notes: Vec::new(),
             exceptions: Vec::new(),
@@ -169,6 +174,7 @@ impl ChangeTarget for FolderTarget {
                     to: None,
                     committed_at: None,
                     acts: Vec::new(),
+                    named_up_to: before.named_up_to,
                     exceptions: Vec::new(),
                     exceptions_total: 0,
                     notes: None,

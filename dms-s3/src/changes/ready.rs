@@ -5,7 +5,7 @@ use dms_core::change::{ChangeBatch, ChangeRows, Transaction};
 use dms_core::schema::TableSchema;
 use dms_core::{Error, Result};
 
-use super::rows::{file_rows, file_table};
+use super::rows::{FileRows, file_rows, file_table};
 use crate::date_partition;
 use crate::settings::FolderSettings;
 
@@ -29,7 +29,8 @@ pub(crate) fn ready(rows: &ChangeRows, settings: &FolderSettings) -> Result<Vec<
     for batch in rows.batches.iter().filter(|batch| !batch.is_empty()) {
         let table = file_table(batch.table(), settings)?;
         for Run { changes, folders, first, last } in runs(batch, &rows.transactions, settings)? {
-            if let Some(rows) = file_rows(&changes, &rows.transactions, &table, settings)? {
+            let rows = file_rows(&changes, &rows.transactions, &table, settings)?;
+            if let Some(FileRows { rows, .. }) = rows {
                 let (table, first, last) = (table.clone(), first.clone(), last.clone());
                 ready.push(Ready { table, rows, folders, first, last });
             }

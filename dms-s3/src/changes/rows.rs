@@ -37,6 +37,13 @@ struct Line {
     op: &'static str,
 }
 
+/// Rows of a file.
+pub(crate) struct FileRows {
+    pub(crate) rows: RecordBatch,
+    /// The place of each in its event.
+    pub(crate) sequences: Vec<u64>,
+}
+
 /// The records of a batch as rows of a file; `None` if none of them is written.
 ///
 /// # Errors
@@ -47,7 +54,7 @@ pub(crate) fn file_rows(
     transactions: &[Transaction],
     file: &TableSchema,
     settings: &FolderSettings,
-) -> Result<Option<RecordBatch>> {
+) -> Result<Option<FileRows>> {
     let lines = lines(batch, settings)?;
     if lines.is_empty() {
         return Ok(None);
@@ -86,7 +93,9 @@ pub(crate) fn file_rows(
     if settings.cdc_unchanged_column.is_some() {
         columns.push(unchanged(batch, &lines)?);
     }
-    Ok(Some(RecordBatch::try_new(file.arrow_schema(), columns)?))
+    let rows = RecordBatch::try_new(file.arrow_schema(), columns)?;
+    let sequences = lines.iter().map(|line| sequence_of(batch, line)).collect();
+    Ok(Some(FileRows { rows, sequences }))
 }
 
 fn lines(batch: &ChangeBatch, settings: &FolderSettings) -> Result<Vec<Line>> {
@@ -211,8 +220,8 @@ fn unchanged(batch: &ChangeBatch, lines: &[Line]) -> Result<ArrayRef> {
 fn times(batch: &ChangeBatch, lines: &[Line], transactions: &[Transaction]) -> ArrayRef {
     let mut texts = StringBuilder::new();
     for line in lines {
-        let sequence = batch.sequences().get(line.record as usize).copied().unwrap_or_default();
-        let at = transaction_of(transactions, sequence).and_then(|t| t.committed_at);
+        let at = transaction_of(transactions, sequence_of(batch, line));
+        let at = at.and_then(|transaction| transaction.committed_at);
         match at {
             None => texts.append_null(),
             Some(at) => texts.append_value(clock::timestamp(at)),
@@ -221,7 +230,11 @@ fn times(batch: &ChangeBatch, lines: &[Line], transactions: &[Transaction]) -> A
     Arc::new(texts.finish())
 }
 
+fn sequence_of(batch: &ChangeBatch, line: &Line) -> u64 {
+    batch.sequences().get(line.record as usize).copied().unwrap_or_default()
+}
+
 /// The transaction that a record is of.
-fn transaction_of(transactions: &[Transaction], sequence: u64) -> Option<&Transaction> {
+pub(crate) fn transaction_of(transactions: &[Transaction], sequence: u64) -> Option<&Transaction> {
     transactions.get(transactions.partition_point(|transaction| transaction.end <= sequence))
 }

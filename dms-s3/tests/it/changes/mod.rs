@@ -2,6 +2,7 @@
 
 mod columns;
 mod dates;
+mod transactions;
 mod world;
 
 use std::collections::BTreeMap;

@@ -15,6 +15,7 @@ use dms_core::value::Value;
 use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
 use futures::TryStreamExt;
 use object_store::path::Path;
+use serde_json::Value as Json;
 
 use super::bucket::{Bucket, Pause};
 use super::server::Server;
@@ -25,7 +26,33 @@ fn store(server: &Server) -> FolderStore {
 }
 
 fn target(server: &Server) -> Arc<FolderTarget> {
-    Arc::new(FolderTarget::new(store(server), FolderSettings::default()).unwrap())
+    target_with(server, FolderSettings::default())
+}
+
+fn target_with(server: &Server, settings: FolderSettings) -> Arc<FolderTarget> {
+    Arc::new(FolderTarget::new(store(server), settings).unwrap())
+}
+
+/// With files of changes beside those of the table, and with files of transactions.
+fn layouts() -> [FolderSettings; 2] {
+    let mut preserving = FolderSettings::default();
+    preserving.preserve_transactions = true;
+    preserving.cdc_path = Some("cdc".to_owned());
+    [FolderSettings::default(), preserving]
+}
+
+/// The lines of the files of transactions that commits name.
+fn lines(bucket: &Bucket) -> Vec<String> {
+    let object = |key: &str| bucket.get(key).unwrap().bytes;
+    let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
+    let commits = commits.map(|key| serde_json::from_slice::<Json>(&object(&key)).unwrap());
+    let acts = commits.flat_map(|commit| commit["acts"].as_array().unwrap().clone());
+    let paths = acts.map(|act| act["transactions"]["path"].as_str().unwrap().to_owned());
+    let lines = paths.flat_map(|path| {
+        let text = String::from_utf8(object(&format!("raw/{path}")).to_vec()).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    });
+    lines.collect()
 }
 
 async fn prepare(target: &FolderTarget, run: &Run) -> dms_core::Result<()> {
@@ -149,10 +176,11 @@ struct Contest {
 }
 
 impl Contest {
-    async fn begin() -> Self {
+    async fn begin(settings: FolderSettings) -> Self {
         let bucket = Arc::new(Bucket::default());
         let server = Server::start(&bucket).await;
-        let (older, newer) = (target(&server), target(&server));
+        let older = target_with(&server, settings.clone());
+        let newer = target_with(&server, settings);
         let first = older.begin("task").await.unwrap().run;
         let mut apply = older.begin_apply(&first).await.unwrap();
         apply.step(&insert(1, 1), false).await.unwrap();
@@ -172,31 +200,44 @@ impl Contest {
 /// The next run commits first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_behind_that_of_the_next_run_is_refused() {
-    let Contest { bucket, server, committing, pause, newer, run, apply } = Contest::begin().await;
-    let end = Position::new(2, "2");
-    apply.commit(&end, None).await.unwrap();
-    pause.go_on.notify_one();
-    assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
-    assert_eq!(newer.replication(&run).await.unwrap().position, Some(end));
-    let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
-    assert_eq!(commits.count(), 1);
-    drop(server);
+    for settings in layouts() {
+        let preserving = settings.preserve_transactions;
+        let Contest { bucket, server, committing, pause, newer, run, apply } =
+            Contest::begin(settings).await;
+        let end = Position::new(2, "2");
+        apply.commit(&end, None).await.unwrap();
+        pause.go_on.notify_one();
+        assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
+        assert_eq!(newer.replication(&run).await.unwrap().position, Some(end));
+        let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
+        assert_eq!(commits.count(), 1);
+        if preserving {
+            assert_eq!(lines(&bucket), ["I,items,shop,1", "I,items,shop,2"]);
+        }
+        drop(server);
+    }
 }
 
 /// The older run commits at the last moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_hears_of_a_commit_that_it_did_not_see() {
-    let Contest { bucket: _, server, committing, pause, newer, run, apply } =
-        Contest::begin().await;
-    pause.go_on.notify_one();
-    committing.await.unwrap().unwrap();
-    let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
-    // It goes on from what is there.
-    let there = newer.replication(&run).await.unwrap().position;
-    assert_eq!(there, Some(Position::new(1, "1")));
-    let mut apply = newer.begin_apply(&run).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
-    apply.commit(&Position::new(2, "2"), None).await.unwrap();
-    drop(server);
+    for settings in layouts() {
+        let preserving = settings.preserve_transactions;
+        let Contest { bucket, server, committing, pause, newer, run, apply } =
+            Contest::begin(settings).await;
+        pause.go_on.notify_one();
+        committing.await.unwrap().unwrap();
+        let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
+        // It goes on from what is there.
+        let there = newer.replication(&run).await.unwrap().position;
+        assert_eq!(there, Some(Position::new(1, "1")));
+        let mut apply = newer.begin_apply(&run).await.unwrap();
+        apply.step(&insert(2, 2), false).await.unwrap();
+        apply.commit(&Position::new(2, "2"), None).await.unwrap();
+        if preserving {
+            assert_eq!(lines(&bucket), ["I,items,shop,1", "I,items,shop,2"]);
+        }
+        drop(server);
+    }
 }
