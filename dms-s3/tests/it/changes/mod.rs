@@ -1,6 +1,7 @@
 //! Changes in folders.
 
 mod columns;
+mod conformance;
 mod dates;
 mod transactions;
 mod world;

@@ -224,7 +224,12 @@ pub(crate) async fn follow(
 
 /// The commits of the task, in order.
 pub(crate) fn commits(folder: &Path) -> Vec<Json> {
-    let place = folder.join("_dms/tasks").join(TASK).join("changes/commits");
+    commits_of(folder, TASK)
+}
+
+/// The commits of some task, in order.
+pub(crate) fn commits_of(folder: &Path, task: &str) -> Vec<Json> {
+    let place = folder.join("_dms/tasks").join(task).join("changes/commits");
     let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
