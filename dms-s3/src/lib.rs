@@ -34,7 +34,9 @@
 //!   whole. A delete holds what identifies the row, and NULL elsewhere.
 //! - A value that an update left as it was, and that the source did not log, is an error, or with
 //!   `cdc-unchanged-column` a NULL whose column is named there.
-//! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`.
+//! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`. Nor does it tell
+//!   when they were committed: names have the year 1970, a column of times is NULL, and folders by
+//!   date are refused.
 //! - A table that is emptied, changes its shape or goes is an act of its own in the commit, between
 //!   the files before and after; files stay as they are.
 //!

@@ -146,6 +146,7 @@ pub struct FolderSettings {
     /// The folder, below this one, for `preserve-transactions`; default none.
     pub cdc_path: Option<String>,
     /// Files of a table's changes stand in folders by the date of the commit, in UTC; default false.
+    /// Of a source that does not tell that date, the first change is an error.
     pub date_partition_enabled: bool,
     /// Default `yyyymmdd`.
     pub date_partition_sequence: DatePartitionSequence,
