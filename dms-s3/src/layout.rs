@@ -4,7 +4,7 @@ use dms_core::endpoint::Partition;
 use dms_core::schema::TableName;
 use object_store::path::{Path, PathPart};
 
-use crate::settings::DataFormat;
+use crate::settings::{DataFormat, FolderSettings};
 use crate::store::FolderStore;
 
 /// Bits of a file's number that count files; those above are the table's generation (see
@@ -59,13 +59,23 @@ pub(crate) fn is_data_name(name: &str) -> bool {
 /// The folder of what is ours.
 const OURS: &str = "_dms";
 
+/// Where files of transactions stand: `cdc-path` below the folder.
+pub(crate) fn transactions(store: &FolderStore, settings: &FolderSettings) -> Path {
+    store.path(settings.cdc_folders())
+}
+
+/// Whether a part of a path is our folder's, where case may not count.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.eq_ignore_ascii_case(OURS)
+}
+
 /// A place below another, by a name of the user's. No two names make one place: a part of a path
 /// cannot be empty, and a schema may be called as our folder is, where case may not count. What
 /// stands for them comes from no other name, as `%` is encoded in names.
 fn below(place: Path, name: &str) -> Path {
     let instead = match name {
         "" => "%".to_owned(),
-        name if name.eq_ignore_ascii_case(OURS) => name.replacen('_', "%5F", 1),
+        name if is_ours(name) => name.replacen('_', "%5F", 1),
         name => return place.join(name),
     };
     Path::from_iter(place.parts().chain(PathPart::parse(&instead).ok()))

@@ -16,7 +16,7 @@
 //! # Changes
 //!
 //! Changes stand beside a table's loaded files, in files of DMS's dated names; the column `Op` comes
-//! first, with `I`, `U` or `D`:
+//! first, with `I`, `U` or `D`. A source that reads the folder reads the loaded files alone:
 //!
 //! ```text
 //! shop/orders/20261121-110129123-000000000000002A-0001-9f86d081884c7d65.parquet
@@ -34,9 +34,25 @@
 //!   whole. A delete holds what identifies the row, and NULL elsewhere.
 //! - A value that an update left as it was, and that the source did not log, is an error, or with
 //!   `cdc-unchanged-column` a NULL whose column is named there.
-//! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`.
+//! - Changes that SQLite tells as rows that are now so, whatever they were, are `U`. Nor does it tell
+//!   when they were committed: names have the year 1970, a column of times is NULL, and folders by
+//!   date are refused.
 //! - A table that is emptied, changes its shape or goes is an act of its own in the commit, between
 //!   the files before and after; files stay as they are.
+//!
+//! With `date-partition-enabled` the files stand in folders by the date of the commit,
+//! `shop/orders/2026/11/21/…`. With `preserve-transactions` a table has no files of changes; those of
+//! all tables stand in one folder, in the order in which the source made them:
+//!
+//! ```text
+//! cdc/CDC_TXN-20261121-110129123-000000000000002A-000001-9f86d081884c7d65.csv
+//!     I,orders,shop,17,…          op, table, schema, then the columns that the commit names
+//!     U,stock,shop,9,…
+//! ```
+//!
+//! Names sort in the order of commits, and a transaction stands in one file unless it is larger than
+//! 256 MiB. They hold rows of several tables, so they stay when one of these is loaded again; the
+//! commit tells of which load each table's rows are.
 //!
 //! A process that dies in an upload leaves its parts in an object store, where nobody sees them and
 //! somebody pays for them: give the bucket a lifecycle rule that ends incomplete multipart uploads
@@ -55,6 +71,9 @@
 compile_error!("dms-s3 needs a format: turn on the feature parquet or csv");
 
 mod changes;
+mod clock;
+mod columns;
+mod date_partition;
 mod error;
 mod format;
 mod layout;
@@ -73,6 +92,7 @@ use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Source, Targ
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+pub use date_partition::{DatePartitionDelimiter, DatePartitionSequence};
 pub use settings::{Compression, DataFormat, Dictionary, FolderSettings, ParquetVersion};
 pub use source::FolderSource;
 pub use store::FolderStore;
@@ -105,21 +125,16 @@ fn open_source(
 fn open_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
-    async move {
-        let settings = FolderSettings::from_endpoint(&endpoint)?;
-        let store = FolderStore::open(&settings)?;
-        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn Target>)
-    }
-    .boxed()
+    async move { Ok(folder_target(&endpoint)? as Arc<dyn Target>) }.boxed()
 }
 
 fn open_change_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
-    async move {
-        let settings = FolderSettings::from_endpoint(&endpoint)?;
-        let store = FolderStore::open(&settings)?;
-        Ok(Arc::new(FolderTarget::new(store, settings)?) as Arc<dyn ChangeTarget>)
-    }
-    .boxed()
+    async move { Ok(folder_target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
+}
+
+fn folder_target(endpoint: &EndpointSettings) -> dms_core::Result<Arc<FolderTarget>> {
+    let settings = FolderSettings::from_endpoint(endpoint)?;
+    Ok(Arc::new(FolderTarget::new(FolderStore::open(&settings)?, settings)?))
 }

@@ -33,6 +33,16 @@ pub(crate) struct CsvDialect {
     pub(crate) header: bool,
 }
 
+/// How the rows of a table are written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileForm {
+    pub(crate) format: DataFormat,
+    pub(crate) csv: CsvDialect,
+    /// Columns of text that stand before the table's own, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) before: Vec<String>,
+}
+
 /// A complete table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Manifest {
@@ -41,8 +51,8 @@ pub(crate) struct Manifest {
     /// The table's generation that its load claimed; of several manifests the highest counts.
     pub(crate) load: u64,
     pub(crate) table: TableSchema,
-    pub(crate) format: DataFormat,
-    pub(crate) csv: CsvDialect,
+    #[serde(flatten)]
+    pub(crate) form: FileForm,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) position: Option<Position>,
@@ -64,8 +74,8 @@ pub(crate) struct LoadRecord {
     pub(crate) table: TableSchema,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) position: Option<Position>,
-    pub(crate) format: DataFormat,
-    pub(crate) csv: CsvDialect,
+    #[serde(flatten)]
+    pub(crate) form: FileForm,
 }
 
 /// A partition that is complete.

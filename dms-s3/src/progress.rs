@@ -7,9 +7,10 @@ use dms_core::endpoint::{Run, TableProgress, TaskProgress};
 use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectMeta;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt};
 
+use crate::error::convert;
 use crate::layout;
 use crate::manifest::{Claim, LoadRecord, Manifest, PartitionRecord, VERSION};
 use crate::store::{FolderStore, READS_AT_ONCE};
@@ -91,6 +92,16 @@ pub(crate) async fn is_known(store: &FolderStore, table: &TableName) -> Result<b
     Ok(newest_claim(store, &layout::generations(store, table)).await? > 0)
 }
 
+/// When a run claimed its task, by the store's clock, in microseconds since 1970.
+pub(crate) async fn begun_at(store: &FolderStore, run: &Run) -> Result<i64> {
+    let claim = layout::claim(&layout::epochs(store, &run.task), run.epoch);
+    match store.inner().head(&claim).await {
+        Ok(claim) => Ok(claim.last_modified.timestamp_micros()),
+        Err(object_store::Error::NotFound { .. }) => Err(run.fenced()),
+        Err(error) => Err(convert(error, &format!("{claim} cannot be looked at"))),
+    }
+}
+
 /// Refuses when a newer run has claimed the task.
 pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
     if newest_claim(store, &layout::epochs(store, &run.task)).await? == run.epoch {
@@ -100,7 +111,7 @@ pub(crate) async fn check_epoch(store: &FolderStore, run: &Run) -> Result<()> {
 }
 
 /// The newest load of each table of a task.
-async fn load_records(store: &FolderStore, task: &str) -> Result<Vec<LoadRecord>> {
+pub(crate) async fn load_records(store: &FolderStore, task: &str) -> Result<Vec<LoadRecord>> {
     let mut newest: BTreeMap<TableName, LoadRecord> = BTreeMap::new();
     let mut listed = store.list(&layout::loads(store, task)).await?;
     listed.retain(|object| begins(object, "load-"));
@@ -153,15 +164,6 @@ pub(crate) async fn newest_load(store: &FolderStore, task: &str, table: &TableNa
         Err(error) if error.kind() == ErrorKind::Schema => Ok(0),
         Err(error) => Err(error),
     }
-}
-
-/// The number of the newest load of each table of a task.
-pub(crate) async fn newest_loads(
-    store: &FolderStore,
-    task: &str,
-) -> Result<BTreeMap<TableName, u64>> {
-    let records = load_records(store, task).await?;
-    Ok(records.into_iter().map(|record| (record.table.name, record.load)).collect())
 }
 
 /// What there is of a task, without a claim; `None` if it was never begun.

@@ -57,7 +57,7 @@ impl Reading {
     /// Rows read, or `None` if nobody wants more.
     async fn send_file(&self, file: &DataFile, sender: &BatchSender) -> Result<Option<u64>> {
         self.verify(file).await?;
-        match self.manifest.format {
+        match self.manifest.form.format {
             DataFormat::Parquet => self.parquet(file, sender).await,
             DataFormat::Csv => self.csv(file, sender).await,
         }
@@ -132,8 +132,9 @@ impl Reading {
         let path = self.source.store.absolute(&file.path);
         let reader = format::parquet::FileReader::new(self.source.store.inner(), path, file.bytes);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(failed)?;
-        let stored = format::parquet::storage_schema(&self.manifest.table);
-        if builder.schema().fields().len() != stored.fields().len() {
+        let before = self.manifest.form.before.len();
+        let count = self.manifest.table.columns.len();
+        if builder.schema().fields().len() != before + count {
             return Err(corrupt(&file.path, "has other columns than its manifest"));
         }
         let groups = builder.metadata().row_groups().iter();
@@ -149,11 +150,10 @@ impl Reading {
         let ordered = wanted == self.request.columns;
         let narrow = plain && ordered;
         let rows = self.batch_rows(builder.metadata());
-        let mut builder = builder.with_batch_size(rows);
-        if narrow {
-            let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-            builder = builder.with_projection(mask);
-        }
+        let wanted = if narrow { wanted } else { (0..count).collect() };
+        let places = wanted.into_iter().map(|at| before + at);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), places);
+        let mut builder = builder.with_batch_size(rows).with_projection(mask);
         if let Some((from, to)) = self.groups {
             builder = builder.with_row_groups((from..to).collect());
         }
@@ -205,8 +205,9 @@ impl Reading {
         let path = self.source.store.absolute(&file.path);
         let failed = |error| convert(error, &format!("file {} cannot be read", file.path));
         let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
-        let table = (*self.request.table).clone();
-        let mut decoder = format::csv::CsvDecoder::new(table, self.manifest.csv.clone());
+        let table = crate::columns::load_table(&self.request.table, &self.manifest.form.before)?;
+        let own: Vec<usize> = (self.manifest.form.before.len()..table.columns.len()).collect();
+        let mut decoder = format::csv::CsvDecoder::new(table, self.manifest.form.csv.clone());
         let limit = self.request.limit;
         let enough = |rows: usize, bytes: usize| rows >= limit.rows || bytes >= limit.bytes;
         let mut rows = 0;
@@ -218,7 +219,7 @@ impl Reading {
                 rest = rest.get(taken..).unwrap_or_default();
                 if enough(decoder.rows(), decoder.bytes()) && decoder.rows() > 0 {
                     rows += decoder.rows() as u64;
-                    if !self.deliver(decoder.batch()?, sender).await? {
+                    if !self.deliver(decoder.batch()?.project(&own)?, sender).await? {
                         return Ok(None);
                     }
                 }
@@ -227,7 +228,7 @@ impl Reading {
         decoder.end()?;
         if decoder.rows() > 0 {
             rows += decoder.rows() as u64;
-            if !self.deliver(decoder.batch()?, sender).await? {
+            if !self.deliver(decoder.batch()?.project(&own)?, sender).await? {
                 return Ok(None);
             }
         }

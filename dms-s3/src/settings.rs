@@ -6,7 +6,10 @@ use dms_core::endpoint::EndpointSettings;
 use dms_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::CsvDialect;
+use crate::columns;
+use crate::date_partition::{DatePartitionDelimiter, DatePartitionSequence};
+use crate::layout;
+use crate::manifest::{CsvDialect, FileForm};
 
 /// The format of data files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -113,9 +116,15 @@ pub struct FolderSettings {
     pub rfc4180: bool,
     /// A first line with the columns' names; default false.
     pub add_column_name: bool,
-    /// A column of files of changes with the time of the transaction's commit at the source, as text
-    /// `yyyy-MM-dd HH:mm:ss.SSSSSS` in UTC; default none. Files of a load do not have it.
+    /// A column `Op` with an `I` in files of a load too; default false.
+    pub include_op_for_full_load: bool,
+    /// A column with a time as text, `yyyy-MM-dd HH:mm:ss.SSSSSS` in UTC; default none. In files of
+    /// changes it is that of the transaction's commit at the source, in files of a load that of the
+    /// rows' writing.
     pub timestamp_column_name: Option<String>,
+    /// The time in files of a load is that of the run's beginning, by the store's clock, so that
+    /// rows of a load sort before their changes; default false.
+    pub use_task_start_time_for_full_load_timestamp: bool,
     /// A column of files of changes with the names, as a JSON array, of the columns that an update
     /// left as they were and the source did not log: they are NULL in the row. Default none: such
     /// an update is an error.
@@ -125,10 +134,24 @@ pub struct FolderSettings {
     pub cdc_min_file_size: u64,
     /// After how many seconds files are written, however small; default 60, as in DMS.
     pub cdc_max_batch_interval: u64,
-    /// Only inserts are written; default false.
+    /// Only inserts are written, as DMS does without a column `Op` unless
+    /// `include-op-for-full-load` asks for it; default false.
     pub cdc_inserts_only: bool,
     /// Only inserts and updates are written; default false.
     pub cdc_inserts_and_updates: bool,
+    /// Changes of all tables go into the same files, `CDC_TXN-….csv` in `cdc-path`, in the order in
+    /// which the source made them; always CSV, each row `op,table,schema,columns…`. Default false:
+    /// each table's changes stand beside its loaded files.
+    pub preserve_transactions: bool,
+    /// The folder, below this one, for `preserve-transactions`; default none.
+    pub cdc_path: Option<String>,
+    /// Files of a table's changes stand in folders by the date of the commit, in UTC; default false.
+    /// Of a source that does not tell that date, the first change is an error.
+    pub date_partition_enabled: bool,
+    /// Default `yyyymmdd`.
+    pub date_partition_sequence: DatePartitionSequence,
+    /// Default slash, which makes a folder of each part of the date.
+    pub date_partition_delimiter: DatePartitionDelimiter,
     /// Whether a source compares every file with its checksum before it is read; default true.
     pub verify_checksums: bool,
     /// Whether a local folder's files are forced to the disk before they count as written, so that
@@ -157,12 +180,19 @@ impl Default for FolderSettings {
             csv_null_value: String::new(),
             rfc4180: true,
             add_column_name: false,
+            include_op_for_full_load: false,
             timestamp_column_name: None,
+            use_task_start_time_for_full_load_timestamp: false,
             cdc_unchanged_column: None,
             cdc_min_file_size: 32_000,
             cdc_max_batch_interval: 60,
             cdc_inserts_only: false,
             cdc_inserts_and_updates: false,
+            preserve_transactions: false,
+            cdc_path: None,
+            date_partition_enabled: false,
+            date_partition_sequence: DatePartitionSequence::default(),
+            date_partition_delimiter: DatePartitionDelimiter::default(),
             verify_checksums: true,
             fsync: true,
             store: BTreeMap::new(),
@@ -186,12 +216,19 @@ pub(crate) const OPTIONS: &[&str] = &[
     "csv-null-value",
     "rfc4180",
     "add-column-name",
+    "include-op-for-full-load",
     "timestamp-column-name",
+    "use-task-start-time-for-full-load-timestamp",
     "cdc-unchanged-column",
     "cdc-min-file-size",
     "cdc-max-batch-interval",
     "cdc-inserts-only",
     "cdc-inserts-and-updates",
+    "preserve-transactions",
+    "cdc-path",
+    "date-partition-enabled",
+    "date-partition-sequence",
+    "date-partition-delimiter",
     "verify-checksums",
     "fsync",
 ];
@@ -245,6 +282,28 @@ impl FolderSettings {
         Ok(settings)
     }
 
+    /// How the rows of a load are written.
+    pub(crate) fn load_form(&self) -> FileForm {
+        let before = columns::before_load(self);
+        FileForm { format: self.data_format, csv: self.csv_dialect(), before }
+    }
+
+    /// How changes are written; all columns are those of their file's table.
+    pub(crate) fn change_form(&self) -> FileForm {
+        FileForm { format: self.data_format, csv: self.csv_dialect(), before: Vec::new() }
+    }
+
+    /// Whether files of changes say what each row is.
+    pub(crate) fn changes_have_op(&self) -> bool {
+        // Files of transactions have it always: rows of several tables need a fixed beginning.
+        !self.cdc_inserts_only || self.include_op_for_full_load || self.preserve_transactions
+    }
+
+    /// The folders of `cdc-path`, the outermost first.
+    pub(crate) fn cdc_folders(&self) -> impl Iterator<Item = &str> {
+        self.cdc_path.iter().flat_map(|path| path.trim_matches('/').split('/'))
+    }
+
     /// How CSV files are spelled.
     pub(crate) fn csv_dialect(&self) -> CsvDialect {
         CsvDialect {
@@ -266,6 +325,14 @@ impl FolderSettings {
         if self.cdc_inserts_only && self.cdc_inserts_and_updates {
             return wrong("cdc-inserts-only and cdc-inserts-and-updates exclude each other");
         }
+        self.check_transactions()?;
+        if self.use_task_start_time_for_full_load_timestamp && self.timestamp_column_name.is_none()
+        {
+            return wrong(
+                "use-task-start-time-for-full-load-timestamp needs timestamp-column-name, which \
+                 names the column of the time",
+            );
+        }
         let names = [&self.timestamp_column_name, &self.cdc_unchanged_column];
         if names.into_iter().flatten().any(String::is_empty) {
             return wrong("timestamp-column-name and cdc-unchanged-column must not be empty");
@@ -284,6 +351,44 @@ impl FolderSettings {
         }
         if self.csv_null_value.contains(['"', '\r', '\n', self.csv_delimiter]) {
             return wrong("csv-null-value must not hold a quote, a line end or the delimiter");
+        }
+        Ok(())
+    }
+}
+
+impl FolderSettings {
+    /// Refuses what does not go with files of transactions.
+    fn check_transactions(&self) -> Result<()> {
+        let wrong = |message: &str| Err(Error::settings(format!("folder endpoint: {message}")));
+        if self.preserve_transactions != self.cdc_path.is_some() {
+            return wrong(
+                "preserve-transactions and cdc-path go together: set preserve-transactions to \
+                 true and cdc-path to a folder for files of transactions, or neither",
+            );
+        }
+        if !self.preserve_transactions {
+            return Ok(());
+        }
+        if self.date_partition_enabled {
+            return wrong(
+                "preserve-transactions and date-partition-enabled exclude each other: files of \
+                 transactions stand in one folder, in their order",
+            );
+        }
+        if self.add_column_name {
+            return wrong(
+                "preserve-transactions and add-column-name exclude each other: files of \
+                 transactions have rows of several tables, with other columns each",
+            );
+        }
+        if self.cdc_folders().any(|part| matches!(part, "" | "." | "..")) {
+            return wrong(
+                "cdc-path must be a folder below this one, like cdc or changes/all, without empty \
+                 parts, . and ..",
+            );
+        }
+        if self.cdc_folders().next().is_some_and(layout::is_ours) {
+            return wrong("cdc-path must not be in _dms, which is dms's own folder");
         }
         Ok(())
     }

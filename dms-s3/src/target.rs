@@ -20,10 +20,10 @@ use tokio::sync::Mutex;
 use crate::changes::Shared;
 use crate::error::corrupt;
 use crate::manifest::{DataFile, LoadRecord, Manifest, PartitionRecord, VERSION};
-use crate::settings::FolderSettings;
+use crate::settings::{DataFormat, FolderSettings};
 use crate::store::FolderStore;
 use crate::upload::Upload;
-use crate::{format, layout, progress};
+use crate::{columns, format, layout, progress};
 
 /// A folder that is written; see the [crate] for what a reader may rely on.
 ///
@@ -54,6 +54,9 @@ impl FolderTarget {
     pub fn new(store: FolderStore, settings: FolderSettings) -> Result<Self> {
         settings.check()?;
         format::available(settings.data_format)?;
+        if settings.preserve_transactions {
+            format::available(DataFormat::Csv)?;
+        }
         Ok(Self { store, settings, changes: Arc::default(), files: Mutex::default() })
     }
 
@@ -114,6 +117,11 @@ impl FolderTarget {
         mut batches: BatchStream,
     ) -> Result<(Vec<DataFile>, u64, u64)> {
         let folder = layout::partition(&self.store, &table.name, partition);
+        let file_table = columns::load_table(table, &columns::before_load(&self.settings))?;
+        let begun = match self.settings.use_task_start_time_for_full_load_timestamp {
+            true => Some(progress::begun_at(&self.store, run).await?),
+            false => None,
+        };
         let (mut files, mut rows, mut bytes) = (Vec::new(), 0, 0);
         while let Some(batch) = batches.next().await {
             let batch = batch?;
@@ -122,6 +130,7 @@ impl FolderTarget {
             }
             rows += batch.num_rows() as u64;
             bytes += batch_bytes(&batch) as u64;
+            let batch = columns::load_rows(batch, &file_table, &self.settings, begun)?;
             let file = match &mut *upload {
                 Some(file) => file,
                 none => {
@@ -131,7 +140,7 @@ impl FolderTarget {
                         &self.store,
                         path,
                         partition.number,
-                        table,
+                        &file_table,
                         &self.settings,
                         &batch,
                     )?)
@@ -150,6 +159,22 @@ impl FolderTarget {
             fault::point("folder-target-after-file")?;
         }
         Ok((files, rows, bytes))
+    }
+
+    /// Refuses a table whose folder is where files of transactions stand: it is cleared.
+    fn check_apart(&self, table: &TableName) -> Result<()> {
+        if !self.settings.preserve_transactions {
+            return Ok(());
+        }
+        let place = layout::transactions(&self.store, &self.settings);
+        if !place.prefix_matches(&layout::data(&self.store, table)) {
+            return Ok(());
+        }
+        Err(Error::settings(
+            "cdc-path lies in the folder of this table, which is cleared before a load; choose \
+             another folder",
+        )
+        .context("table", table))
     }
 
     /// Removes what earlier loads of a table left; refuses files that are not dms's.
@@ -232,8 +257,7 @@ impl Target for FolderTarget {
     }
 
     fn map_types(&self, table: &TableSchema) -> Vec<ColumnMapping> {
-        let format = self.settings.data_format;
-        table.columns.iter().map(|column| format::mapping(column, format)).collect()
+        table.columns.iter().map(|column| format::mapping(column, &self.settings)).collect()
     }
 
     async fn check(&self) -> Result<()> {
@@ -265,6 +289,9 @@ impl Target for FolderTarget {
             )
             .context("table", &table.name));
         }
+        // Before anything is removed.
+        self.check_apart(&table.name)?;
+        columns::load_table(table, &columns::before_load(&self.settings))?;
         self.clear(run, &table.name).await?;
         fault::point("folder-target-prepare")?;
         let load = progress::claim_generation(&self.store, &run.task, &table.name).await?;
@@ -277,8 +304,7 @@ impl Target for FolderTarget {
             table: table.clone(),
             partitions: partitions.to_vec(),
             position: position.cloned(),
-            format: self.settings.data_format,
-            csv: self.settings.csv_dialect(),
+            form: self.settings.load_form(),
         };
         let path = layout::load(&self.store, &run.task, &table.name, load);
         self.store.put(&path, &record, false).await.map(|_| ())
@@ -294,7 +320,7 @@ impl Target for FolderTarget {
     ) -> Result<Receipt> {
         progress::check_epoch(&self.store, run).await?;
         let record = progress::load_record(&self.store, &run.task, &table.name).await?;
-        if record.format != self.settings.data_format || record.csv != self.settings.csv_dialect() {
+        if record.form != self.settings.load_form() {
             return Err(Error::settings(
                 "the table was begun in another format; load it again (start type reload)",
             )
@@ -341,8 +367,7 @@ impl Target for FolderTarget {
             task: run.task.clone(),
             load: record.load,
             table: table.clone(),
-            format: record.format,
-            csv: record.csv.clone(),
+            form: record.form.clone(),
             rows: complete.iter().map(|held| held.receipt.rows).sum(),
             bytes: complete.iter().map(|held| held.receipt.bytes).sum(),
             position: record.position.clone(),

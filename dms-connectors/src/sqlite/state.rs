@@ -1,7 +1,6 @@
 //! The control tables of a target: what it holds of each task.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use dms_core::endpoint::{Partition, Receipt, ReplicatedTable, Run, TableProgress, TaskProgress};
 use dms_core::position::Position;
@@ -164,8 +163,6 @@ pub(super) fn begin_table(
 ) -> Result<()> {
     let failed = |error| convert(error, DOING);
     let table = shape.name.name.as_str();
-    let replicated =
-        ReplicatedTable { shape: Some(Arc::new(shape.clone())), ..ReplicatedTable::default() };
     connection
         .execute(
             "DELETE FROM dms_partitions WHERE task = ?1 AND table_name = ?2",
@@ -175,7 +172,7 @@ pub(super) fn begin_table(
     connection
         .execute(
             "INSERT OR REPLACE INTO dms_replicated (task, table_name, state) VALUES (?1, ?2, ?3)",
-            params![run.task, table, to_json(&replicated)?],
+            params![run.task, table, to_json(&ReplicatedTable::prepared(shape))?],
         )
         .map_err(failed)?;
     let position = position.map(to_json).transpose()?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dms_connectors::sqlite::{SqliteSource, SqliteTarget};
-use dms_core::conformance::{ChangeFixture, Fixture, Statement, run, run_changes};
+use dms_core::conformance::{
+    ChangeFixture, ChangeTargetFixture, Fixture, Statement, run, run_changes,
+};
 use dms_core::endpoint::{ChangeSource, ChangeTarget, Source, Target};
 
 struct File(PathBuf);
@@ -26,11 +28,14 @@ impl Fixture for File {
 }
 
 #[async_trait]
-impl ChangeFixture for File {
+impl ChangeTargetFixture for File {
     async fn change_target(&self) -> Arc<dyn ChangeTarget> {
         SqliteTarget::open(self.0.as_path()).await.unwrap()
     }
+}
 
+#[async_trait]
+impl ChangeFixture for File {
     async fn change_source(&self) -> Arc<dyn ChangeSource> {
         SqliteSource::open(self.0.as_path()).await.unwrap()
     }

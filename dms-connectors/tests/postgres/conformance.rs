@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dms_connectors::postgres::{PostgresSettings, PostgresSource, PostgresTarget};
-use dms_core::conformance::{ChangeFixture, Fixture, Statement, run, run_changes};
+use dms_core::conformance::{
+    ChangeFixture, ChangeTargetFixture, Fixture, Statement, run, run_changes,
+};
 use dms_core::endpoint::{ChangeSource, ChangeTarget, Source, Target};
 use dms_core::schema::{LogicalType, TableSchema};
 
@@ -33,11 +35,14 @@ impl Fixture for Database {
 }
 
 #[async_trait]
-impl ChangeFixture for Database {
+impl ChangeTargetFixture for Database {
     async fn change_target(&self) -> Arc<dyn ChangeTarget> {
         PostgresTarget::open(self.0.clone())
     }
+}
 
+#[async_trait]
+impl ChangeFixture for Database {
     async fn change_source(&self) -> Arc<dyn ChangeSource> {
         PostgresSource::open(self.0.clone()).await.unwrap()
     }

@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod awkward;
+mod change_target;
 mod changes;
 mod source;
 mod target;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 pub use awkward::{AwkwardTable, awkward_tables};
+pub use change_target::{ChangeTargetFixture, run_change_target};
 pub use changes::{ChangeFixture, Statement, run_changes};
 
 use crate::batch::BatchStream;
@@ -205,11 +207,14 @@ mod tests {
     }
 
     #[async_trait]
-    impl ChangeFixture for Memory {
+    impl ChangeTargetFixture for Memory {
         async fn change_target(&self) -> Arc<dyn ChangeTarget> {
             Arc::new(self.0.clone())
         }
+    }
 
+    #[async_trait]
+    impl ChangeFixture for Memory {
         async fn change_source(&self) -> Arc<dyn ChangeSource> {
             let source = MemorySource::default();
             for (table, batches) in self.0.as_source().tables() {

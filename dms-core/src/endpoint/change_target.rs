@@ -193,7 +193,8 @@ pub enum Step {
 }
 
 /// One change of a table's shape.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Alteration {
     /// A column is added at the end.
@@ -239,6 +240,19 @@ pub enum Note {
     Exception(ApplyException),
 }
 
+impl Note {
+    /// The table of which [`ReplicatedTable::take`] remembers this; `None` for what is no state of
+    /// a table.
+    #[must_use]
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Self::Shape(shape) => Some(&shape.name),
+            Self::Suspended { table, .. } => Some(table),
+            Self::Exception(_) => None,
+        }
+    }
+}
+
 /// A change that could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyException {
@@ -273,6 +287,23 @@ pub struct ReplicatedTable {
     /// Why it takes no changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended: Option<String>,
+}
+
+impl ReplicatedTable {
+    /// A table as it is prepared for a load: its shape, and nothing else.
+    #[must_use]
+    pub fn prepared(table: &TableSchema) -> Self {
+        Self { shape: Some(Arc::new(table.clone())), suspended: None }
+    }
+
+    /// Remembers a note of [this table](Note::table).
+    pub fn take(&mut self, note: &Note) {
+        match note {
+            Note::Shape(shape) => self.shape = Some(Arc::clone(shape)),
+            Note::Suspended { reason, .. } => self.suspended = Some(reason.clone()),
+            Note::Exception(_) => {}
+        }
+    }
 }
 
 /// A task as a target remembers it.

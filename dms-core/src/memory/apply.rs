@@ -176,15 +176,12 @@ impl Apply for MemoryApply {
     async fn note(&mut self, note: &Note) -> Result<()> {
         let replication = self.replication();
         match note {
-            Note::Shape(table) => {
-                let held = replication.progress.tables.entry(table.name.clone()).or_default();
-                held.shape = Some(Arc::clone(table));
-            }
-            Note::Suspended { table, reason } => {
-                let held = replication.progress.tables.entry(table.clone()).or_default();
-                held.suspended = Some(reason.clone());
-            }
             Note::Exception(exception) => replication.exceptions.push(exception.clone()),
+            note => {
+                if let Some(table) = note.table() {
+                    replication.progress.tables.entry(table.clone()).or_default().take(note);
+                }
+            }
         }
         Ok(())
     }

@@ -137,9 +137,7 @@ impl Target for MemoryTarget {
         };
         state.progress.insert((run.task.clone(), table.name.clone()), progress);
         let replication = state.replication.entry(run.task.clone()).or_default();
-        let shape = Some(Arc::new(table.clone()));
-        let replicated = ReplicatedTable { shape, ..ReplicatedTable::default() };
-        replication.progress.tables.insert(table.name.clone(), replicated);
+        replication.progress.tables.insert(table.name.clone(), ReplicatedTable::prepared(table));
         Ok(())
     }
 

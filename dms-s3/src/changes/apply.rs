@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dms_core::change::{ChangeRows, Transaction};
 use dms_core::endpoint::{Apply, ApplyException, Note, Run, Step};
 use dms_core::position::Position;
-use dms_core::schema::{TableName, TableSchema};
+use dms_core::schema::TableName;
 use dms_core::{Error, Result};
 
 use super::file::Gathering;
-use super::manifest::{Act, Commit, Noted, Notes};
-use super::rows::{file_rows, file_table, transaction_of};
+use super::manifest::{Act, Commit, LoggedTable, Noted, Notes};
+use super::ready::{Ready, ready};
+use super::transactions::{Merged, Transactions, merge};
 use super::{Shared, chain, notes};
 use crate::manifest::VERSION;
 use crate::settings::FolderSettings;
@@ -33,19 +33,16 @@ pub(crate) struct FolderApply {
     pub(crate) before: Option<Commit>,
     pub(crate) open: BTreeMap<TableName, Gathering>,
     pub(crate) parts: BTreeMap<TableName, u32>,
+    /// The file of transactions that is open, where they are preserved; then no table has its own.
+    pub(crate) transactions: Option<Transactions>,
+    pub(crate) transaction_parts: u32,
+    /// The time in the name of the newest file of transactions.
+    pub(crate) named_up_to: Option<i64>,
     pub(crate) acts: Vec<Act>,
     pub(crate) notes: Vec<Noted>,
     pub(crate) exceptions: Vec<ApplyException>,
     /// Whether a step has failed in the middle: a commit would not hold all of it.
     pub(crate) broken: bool,
-}
-
-/// Rows of one table, ready for a file.
-struct Ready {
-    table: TableSchema,
-    rows: arrow::array::RecordBatch,
-    first: Transaction,
-    last: Transaction,
 }
 
 impl FolderApply {
@@ -54,17 +51,17 @@ impl FolderApply {
     }
 
     async fn log(&mut self, ready: Vec<Ready>) -> Result<()> {
-        for Ready { table, rows, first, last } in ready {
-            let name = table.name.clone();
+        for ready in ready {
+            let name = ready.table.name.clone();
             let load = self.load_of(&name).await?;
-            if self.open.get(&name).is_some_and(|file| !file.takes(&table, load)) {
+            if self.open.get(&name).is_some_and(|file| !file.takes(&ready, load)) {
                 self.end_file(&name).await?;
             }
             let mut file = match self.open.remove(&name) {
                 Some(file) => file,
-                None => Gathering::begin(table, load, &self.settings, &rows, first)?,
+                None => Gathering::begin(&ready, load, &self.settings)?,
             };
-            file.write(rows, last).await?;
+            file.write(ready).await?;
             let full = file.held as u64 >= self.settings.max_file_size_bytes;
             self.open.insert(name.clone(), file);
             if full {
@@ -72,6 +69,36 @@ impl FolderApply {
             }
             self.bound().await?;
         }
+        Ok(())
+    }
+
+    async fn log_transactions(&mut self, merged: Merged) -> Result<()> {
+        let mut tables = Vec::with_capacity(merged.tables.len());
+        for table in &merged.tables {
+            let load = self.load_of(&table.name).await?;
+            tables.push(LoggedTable { load, table: table.clone() });
+        }
+        if self.transactions.as_ref().is_some_and(|file| !file.takes(&tables)) {
+            self.end_transactions().await?;
+        }
+        let mut file = self.transactions.take().unwrap_or_else(|| Transactions::begin(&merged));
+        let whole = merged.whole;
+        file.add(merged, tables);
+        // A transaction stands in one file, unless it is larger than what is held in memory.
+        let full = whole && file.held as u64 >= self.settings.max_file_size_bytes;
+        let full = full || file.held >= GATHERED_BYTES;
+        self.transactions = Some(file);
+        if full { self.end_transactions().await } else { Ok(()) }
+    }
+
+    async fn end_transactions(&mut self) -> Result<()> {
+        let Some(file) = self.transactions.take() else { return Ok(()) };
+        self.transaction_parts += 1;
+        let time = file.time(self.named_up_to);
+        self.named_up_to = Some(time);
+        let part = self.transaction_parts;
+        let file = file.finish(&self.store, &self.settings, time, part).await?;
+        self.acts.push(Act::Transactions(file));
         Ok(())
     }
 
@@ -83,6 +110,7 @@ impl FolderApply {
     }
 
     async fn act(&mut self, step: &Step) -> Result<()> {
+        self.end_transactions().await?;
         match step {
             Step::Truncate { tables } => {
                 for table in tables {
@@ -95,8 +123,8 @@ impl FolderApply {
             Step::Alter { from, to, alterations } => {
                 self.end_file(&from.name).await?;
                 let load = self.load_of(&to.name).await?;
-                let alterations = alterations.iter().map(Into::into).collect();
-                self.acts.push(Act::Alter { table: to.as_ref().clone(), load, alterations });
+                let (table, alterations) = (to.as_ref().clone(), alterations.clone());
+                self.acts.push(Act::Alter { table, load, alterations });
                 Ok(())
             }
             Step::Create { table } => {
@@ -174,25 +202,6 @@ impl FolderApply {
     }
 }
 
-/// Turns changes into rows of files.
-fn ready(rows: &ChangeRows, settings: &FolderSettings) -> Result<Vec<Ready>> {
-    let mut ready = Vec::new();
-    for batch in rows.batches.iter().filter(|batch| !batch.is_empty()) {
-        let table = file_table(batch.table(), settings)?;
-        let of = |sequence: Option<&u64>| {
-            sequence.and_then(|sequence| transaction_of(&rows.transactions, *sequence)).ok_or_else(
-                || Error::schema("a change is of no transaction").context("table", &table.name),
-            )
-        };
-        let first = of(batch.sequences().first())?.clone();
-        let last = of(batch.sequences().last())?.clone();
-        if let Some(rows) = file_rows(batch, &rows.transactions, &table, settings)? {
-            ready.push(Ready { table, rows, first, last });
-        }
-    }
-    Ok(ready)
-}
-
 #[async_trait]
 impl Apply for FolderApply {
     async fn step(&mut self, step: &Step, _guarded: bool) -> Result<()> {
@@ -200,9 +209,17 @@ impl Apply for FolderApply {
         if let Step::Log(rows) = step {
             let (rows, settings) = (rows.clone(), self.settings.clone());
             // All of the step is seen to be good before any of it is written.
-            let ready = upload::blocking(move || ready(&rows, &settings)).await?;
-            self.broken = true;
-            self.log(ready).await?;
+            if settings.preserve_transactions {
+                let merged = upload::blocking(move || merge(&rows, &settings)).await?;
+                self.broken = true;
+                if let Some(merged) = merged {
+                    self.log_transactions(merged).await?;
+                }
+            } else {
+                let ready = upload::blocking(move || ready(&rows, &settings)).await?;
+                self.broken = true;
+                self.log(ready).await?;
+            }
         } else {
             self.broken = true;
             self.act(step).await?;
@@ -211,14 +228,9 @@ impl Apply for FolderApply {
         Ok(())
     }
     async fn note(&mut self, note: &Note) -> Result<()> {
-        match note {
-            Note::Shape(shape) => {
-                self.noted(&shape.name).await?.noted.shape = Some(Arc::clone(shape));
-            }
-            Note::Suspended { table, reason } => {
-                self.noted(table).await?.noted.suspended = Some(reason.clone());
-            }
-            Note::Exception(exception) => self.exceptions.push(exception.clone()),
+        match (note, note.table()) {
+            (Note::Exception(exception), _) => self.exceptions.push(exception.clone()),
+            (_, Some(table)) => self.noted(table).await?.noted.take(note),
             _ => return Err(Error::unexpected("a note of a kind that folders do not keep")),
         }
         Ok(())
@@ -233,6 +245,7 @@ impl Apply for FolderApply {
         while let Some(name) = self.open.keys().next().cloned() {
             self.end_file(&name).await?;
         }
+        self.end_transactions().await?;
         let before = self.before.as_ref();
         let number = before.map_or(0, |commit| commit.number) + 1;
         let commit = Commit {
@@ -244,6 +257,7 @@ impl Apply for FolderApply {
             to: Some(position.clone()),
             committed_at: committed_at.or(before.and_then(|commit| commit.committed_at)),
             acts: std::mem::take(&mut self.acts),
+            named_up_to: self.named_up_to,
             exceptions_total: before.map_or(0, |commit| commit.exceptions_total)
                 + self.exceptions.len() as u64,
             exceptions: std::mem::take(&mut self.exceptions),

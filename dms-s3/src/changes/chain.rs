@@ -93,6 +93,7 @@ mod tests {
             to: Some(Position::new(number, number.to_string())),
             committed_at: None,
             acts: Vec::new(),
+            named_up_to: None,
             exceptions: Vec::new(),
             exceptions_total: 0,
             notes: None,

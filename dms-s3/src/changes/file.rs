@@ -2,15 +2,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
 use bytes::Bytes;
 use dms_core::batch::batch_bytes;
 use dms_core::change::Transaction;
 use dms_core::schema::TableSchema;
 use dms_core::{Error, Result};
 
-use super::manifest::ChangeFile;
-use super::rows::stamp;
+use super::manifest::{ChangeFile, WrittenFile};
+use super::ready::Ready;
+use crate::clock::stamp;
 use crate::format::FileEncoder;
 use crate::layout;
 use crate::settings::FolderSettings;
@@ -23,6 +23,8 @@ use crate::upload::blocking;
 pub(crate) struct Gathering {
     table: TableSchema,
     load: u64,
+    /// Below the table's own folder.
+    folders: Vec<String>,
     /// Away while it encodes. Never locked: an encoder by itself cannot be looked at by two
     /// threads, which the futures around it would have to promise.
     encoder: Mutex<Option<FileEncoder>>,
@@ -35,24 +37,28 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    pub(crate) fn begin(
-        table: TableSchema,
-        load: u64,
-        settings: &FolderSettings,
-        rows: &RecordBatch,
-        first: Transaction,
-    ) -> Result<Self> {
-        let encoder = Mutex::new(Some(FileEncoder::new(&table, settings, rows)?));
-        let last = first.clone();
-        Ok(Self { table, load, encoder, bytes: Vec::new(), rows: 0, held: 0, first, last })
+    pub(crate) fn begin(first: &Ready, load: u64, settings: &FolderSettings) -> Result<Self> {
+        let encoder = FileEncoder::new(&first.table, settings, &first.rows)?;
+        Ok(Self {
+            table: first.table.clone(),
+            load,
+            folders: first.folders.clone(),
+            encoder: Mutex::new(Some(encoder)),
+            bytes: Vec::new(),
+            rows: 0,
+            held: 0,
+            first: first.first.clone(),
+            last: first.last.clone(),
+        })
     }
 
-    /// Whether rows of a table's load go into this file.
-    pub(crate) fn takes(&self, table: &TableSchema, load: u64) -> bool {
-        self.load == load && self.table == *table
+    /// Whether rows go into this file, as those of a load.
+    pub(crate) fn takes(&self, rows: &Ready, load: u64) -> bool {
+        self.load == load && self.table == rows.table && self.folders == rows.folders
     }
 
-    pub(crate) async fn write(&mut self, rows: RecordBatch, last: Transaction) -> Result<()> {
+    pub(crate) async fn write(&mut self, ready: Ready) -> Result<()> {
+        let Ready { rows, last, .. } = ready;
         self.rows += rows.num_rows() as u64;
         self.held += batch_bytes(&rows);
         let mut encoder = self.take()?;
@@ -86,19 +92,22 @@ impl Gathering {
             finished.blake3.get(..16).unwrap_or_default(),
             settings.data_format.extension(),
         );
-        let path = layout::data(store, &self.table.name).join(name.as_str());
+        let folder = layout::data(store, &self.table.name);
+        let folder = self.folders.iter().fold(folder, |path, part| path.join(part.as_str()));
+        let path = folder.join(name.as_str());
         store.put_bytes(&path, self.bytes).await?;
         Ok(ChangeFile {
-            path: store.relative(&path),
+            file: WrittenFile {
+                path: store.relative(&path),
+                rows: self.rows,
+                bytes: finished.size,
+                blake3: finished.blake3,
+                first: self.first.position,
+                last: self.last.position,
+            },
             load: self.load,
             table: self.table,
-            format: settings.data_format,
-            csv: settings.csv_dialect(),
-            rows: self.rows,
-            bytes: finished.size,
-            blake3: finished.blake3,
-            first: self.first.position,
-            last: self.last.position,
+            form: settings.change_form(),
         })
     }
 

@@ -2,12 +2,10 @@
 
 use dms_core::endpoint::{Alteration, ApplyException, ReplicatedTable};
 use dms_core::position::Position;
-use dms_core::schema::{Column, TableName, TableSchema};
-use dms_core::value::Value;
+use dms_core::schema::{TableName, TableSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::manifest::CsvDialect;
-use crate::settings::DataFormat;
+use crate::manifest::{CsvDialect, FileForm};
 
 /// One commit: what has come since the one before. A reader takes the acts of all commits in the
 /// order of their numbers, of each table those of its newest load.
@@ -26,6 +24,9 @@ pub(crate) struct Commit {
     /// When the newest transaction was committed at the source, in microseconds since 1970.
     pub(crate) committed_at: Option<i64>,
     pub(crate) acts: Vec<Act>,
+    /// The time in the name of the newest file of transactions, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) named_up_to: Option<i64>,
     /// Changes that this commit passes over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) exceptions: Vec<ApplyException>,
@@ -35,16 +36,18 @@ pub(crate) struct Commit {
     pub(crate) notes: Option<String>,
 }
 
-/// What happened to a table.
+/// What happened to a table, or to several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Act {
     /// Changes of its rows.
     Rows(ChangeFile),
+    /// Changes of rows of all tables.
+    Transactions(TransactionFile),
     /// It was emptied. Files stay as they are.
     Truncate { table: TableName, load: u64 },
     /// It has another shape from here on.
-    Alter { table: TableSchema, load: u64, alterations: Vec<Altered> },
+    Alter { table: TableSchema, load: u64, alterations: Vec<Alteration> },
     /// It came.
     Create { table: TableSchema, load: u64 },
     /// It went.
@@ -54,14 +57,41 @@ pub(crate) enum Act {
 /// A file of changes of one table, in their order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ChangeFile {
-    /// Relative to the folder.
-    pub(crate) path: String,
+    #[serde(flatten)]
+    pub(crate) file: WrittenFile,
     /// The load of the table that the changes are of; 0 if the task has not loaded it.
     pub(crate) load: u64,
     /// The table, with the columns of the file: `Op` first.
     pub(crate) table: TableSchema,
-    pub(crate) format: DataFormat,
+    #[serde(flatten)]
+    pub(crate) form: FileForm,
+}
+
+/// A file of changes of all tables, in the order in which the source made them. Each line is
+/// `op,table,schema,columns…`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TransactionFile {
+    #[serde(flatten)]
+    pub(crate) file: WrittenFile,
     pub(crate) csv: CsvDialect,
+    /// The tables of which it has lines.
+    pub(crate) tables: Vec<LoggedTable>,
+}
+
+/// A table of which a file of transactions has lines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoggedTable {
+    /// The load of the table that the changes are of; 0 if the task has not loaded it.
+    pub(crate) load: u64,
+    /// It, with the columns behind op, table and schema.
+    pub(crate) table: TableSchema,
+}
+
+/// What is known of each file of changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WrittenFile {
+    /// Relative to the folder.
+    pub(crate) path: String,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     /// BLAKE3 of the file, hexadecimal.
@@ -69,44 +99,6 @@ pub(crate) struct ChangeFile {
     /// The first and the last transaction of which it holds changes.
     pub(crate) first: Position,
     pub(crate) last: Position,
-}
-
-/// An alteration as it is written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Altered {
-    AddColumn {
-        column: Column,
-        value: Option<Value>,
-    },
-    DropColumn {
-        column: String,
-    },
-    RenameColumn {
-        from: String,
-        to: String,
-    },
-    ChangeType {
-        column: Column,
-    },
-    /// One that this version does not know how to write; the shape tells.
-    Other,
-}
-
-impl From<&Alteration> for Altered {
-    fn from(alteration: &Alteration) -> Self {
-        match alteration {
-            Alteration::AddColumn { column, value } => {
-                Self::AddColumn { column: column.clone(), value: value.clone() }
-            }
-            Alteration::DropColumn { column } => Self::DropColumn { column: column.clone() },
-            Alteration::RenameColumn { from, to } => {
-                Self::RenameColumn { from: from.clone(), to: to.clone() }
-            }
-            Alteration::ChangeType { column } => Self::ChangeType { column: column.clone() },
-            _ => Self::Other,
-        }
-    }
 }
 
 /// What is noted of the tables of a task.

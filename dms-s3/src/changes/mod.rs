@@ -4,7 +4,9 @@ mod apply;
 mod chain;
 mod file;
 mod manifest;
+mod ready;
 mod rows;
+mod transactions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,7 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dms_core::Result;
 use dms_core::endpoint::{
-    Apply, BatchHint, ChangeForm, ChangeTarget, ReplicationProgress, Run, TaskRecord,
+    Apply, BatchHint, ChangeForm, ChangeTarget, ReplicatedTable, ReplicationProgress, Run,
+    TaskRecord,
 };
 use dms_core::schema::TableName;
 use tokio::sync::Mutex;
@@ -78,20 +81,25 @@ async fn notes(store: &FolderStore, commit: Option<&Commit>) -> Result<Vec<Noted
     }
 }
 
-/// What a folder holds of a task's replication, as of its newest commit.
+/// What a folder holds of a task's replication, as of its newest commit. The shape that a table was
+/// prepared with stands in the record of its load, until another is noted: the source's may have
+/// changed before the first change is committed.
 async fn replication(
     store: &FolderStore,
     task: &str,
     commit: Option<&Commit>,
 ) -> Result<ReplicationProgress> {
-    let mut tables = BTreeMap::new();
-    let noted = notes(store, commit).await?;
-    if !noted.is_empty() {
-        let loads = progress::newest_loads(store, task).await?;
-        for noted in noted {
-            if loads.get(&noted.table).copied().unwrap_or(0) == noted.load {
-                tables.insert(noted.table, noted.noted);
-            }
+    let (mut tables, mut loads) = (BTreeMap::new(), BTreeMap::new());
+    for record in progress::load_records(store, task).await? {
+        loads.insert(record.table.name.clone(), record.load);
+        let prepared = ReplicatedTable::prepared(&record.table);
+        tables.insert(record.table.name, prepared);
+    }
+    for Noted { table, load, noted } in notes(store, commit).await? {
+        if loads.get(&table).copied().unwrap_or(0) == load {
+            let held: &mut ReplicatedTable = tables.entry(table).or_default();
+            held.shape = noted.shape.or(held.shape.take());
+            held.suspended = noted.suspended;
         }
     }
     Ok(ReplicationProgress { position: commit.and_then(|commit| commit.to.clone()), tables })
@@ -120,6 +128,7 @@ impl ChangeTarget for FolderTarget {
     async fn begin_apply(&self, run: &Run) -> Result<Box<dyn Apply>> {
         progress::check_epoch(&self.store, run).await?;
         let before = self.changes.head(&self.store, run).await?;
+        let named_up_to = before.as_ref().and_then(|commit| commit.named_up_to);
         Ok(Box::new(FolderApply {
             store: self.store.clone(),
             settings: self.settings.clone(),
@@ -128,6 +137,9 @@ impl ChangeTarget for FolderTarget {
             before,
             open: BTreeMap::new(),
             parts: BTreeMap::new(),
+            transactions: None,
+            transaction_parts: 0,
+            named_up_to,
             acts: Vec::new(),
             notes: Vec::new(),
             exceptions: Vec::new(),
@@ -162,6 +174,7 @@ impl ChangeTarget for FolderTarget {
                     to: None,
                     committed_at: None,
                     acts: Vec::new(),
+                    named_up_to: before.named_up_to,
                     exceptions: Vec::new(),
                     exceptions_total: 0,
                     notes: None,

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringBuilder, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, StringBuilder, UInt32Array};
 use arrow::compute::{nullif, take_record_batch};
 use dms_core::change::{ChangeBatch, Operation, Transaction};
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::value::Value;
-use dms_core::value::temporal::civil_from_days;
 use dms_core::{Error, Result};
 
 use crate::settings::FolderSettings;
-
-/// The column of the operation, as DMS names it.
-pub(crate) const OP: &str = "Op";
+use crate::{clock, columns};
 
 /// The columns that files of a table's changes have.
 ///
 /// # Errors
 /// `Schema` if the table has a column of a name that is needed.
 pub(crate) fn file_table(table: &TableSchema, settings: &FolderSettings) -> Result<TableSchema> {
-    let mut columns = vec![Column::new(OP, LogicalType::text()).required()];
+    let mut columns = Vec::with_capacity(table.columns.len() + 3);
+    if settings.changes_have_op() {
+        columns.push(columns::op());
+    }
     let text = |name: &String| Column::new(name, LogicalType::text());
     columns.extend(settings.timestamp_column_name.as_ref().map(text));
     columns.extend(table.columns.iter().cloned().map(|mut column| {
@@ -28,17 +28,7 @@ pub(crate) fn file_table(table: &TableSchema, settings: &FolderSettings) -> Resu
         column
     }));
     columns.extend(settings.cdc_unchanged_column.as_ref().map(text));
-    for (at, column) in columns.iter().enumerate() {
-        if columns.iter().skip(at + 1).any(|other| other.name == column.name) {
-            return Err(Error::schema(format!(
-                "files of changes would have two columns {}; rename the table's by a \
-                 transformation rule",
-                column.name
-            ))
-            .context("table", &table.name));
-        }
-    }
-    Ok(TableSchema::new(table.name.clone(), columns))
+    columns::file_table(table, columns)
 }
 
 /// A row of a file: which record, and what it is called there.
@@ -47,26 +37,34 @@ struct Line {
     op: &'static str,
 }
 
+/// Rows of a file.
+pub(crate) struct FileRows {
+    pub(crate) rows: RecordBatch,
+    /// The place of each in its event.
+    pub(crate) sequences: Vec<u64>,
+}
+
 /// The records of a batch as rows of a file; `None` if none of them is written.
 ///
 /// # Errors
-/// `Data` for a row of which a column is not known.
+/// `Data` for a row of which a column is not known; `Settings` for one that may have come or changed,
+/// where that decides.
 pub(crate) fn file_rows(
     batch: &ChangeBatch,
     transactions: &[Transaction],
     file: &TableSchema,
     settings: &FolderSettings,
-) -> Result<Option<RecordBatch>> {
+) -> Result<Option<FileRows>> {
     let lines = lines(batch, settings)?;
     if lines.is_empty() {
         return Ok(None);
     }
     let records: UInt32Array = lines.iter().map(|line| Some(line.record)).collect();
-    let mut ops = StringBuilder::new();
-    for line in &lines {
-        ops.append_value(line.op);
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(file.columns.len());
+    if settings.changes_have_op() {
+        let ops = StringArray::from_iter_values(lines.iter().map(|line| line.op));
+        columns.push(Arc::new(ops));
     }
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(ops.finish())];
     if settings.timestamp_column_name.is_some() {
         columns.push(times(batch, &lines, transactions));
     }
@@ -95,7 +93,9 @@ pub(crate) fn file_rows(
     if settings.cdc_unchanged_column.is_some() {
         columns.push(unchanged(batch, &lines)?);
     }
-    Ok(Some(RecordBatch::try_new(file.arrow_schema(), columns)?))
+    let rows = RecordBatch::try_new(file.arrow_schema(), columns)?;
+    let sequences = lines.iter().map(|line| sequence_of(batch, line)).collect();
+    Ok(Some(FileRows { rows, sequences }))
 }
 
 fn lines(batch: &ChangeBatch, settings: &FolderSettings) -> Result<Vec<Line>> {
@@ -131,6 +131,13 @@ fn lines(batch: &ChangeBatch, settings: &FolderSettings) -> Result<Vec<Line>> {
                 }
             }
             Some(Operation::Insert) => line("I", true),
+            Some(Operation::Upsert) if !updates => {
+                return Err(Error::settings(
+                    "the source tells that a row is there now, not whether it came or changed, so \
+                     that cdc-inserts-only cannot be kept; use cdc-inserts-and-updates",
+                )
+                .context("table", &batch.table().name));
+            }
             Some(Operation::Update | Operation::Upsert) => line("U", updates),
             Some(Operation::Delete | Operation::Remove) => line("D", deletes),
             None => return Err(Error::schema("a change has an operation that is not known")),
@@ -213,45 +220,21 @@ fn unchanged(batch: &ChangeBatch, lines: &[Line]) -> Result<ArrayRef> {
 fn times(batch: &ChangeBatch, lines: &[Line], transactions: &[Transaction]) -> ArrayRef {
     let mut texts = StringBuilder::new();
     for line in lines {
-        let sequence = batch.sequences().get(line.record as usize).copied().unwrap_or_default();
-        let at = transaction_of(transactions, sequence).and_then(|t| t.committed_at);
+        let at = transaction_of(transactions, sequence_of(batch, line));
+        let at = at.and_then(|transaction| transaction.committed_at);
         match at {
             None => texts.append_null(),
-            Some(at) => {
-                let Clock { date: (y, mo, d), time: (h, mi, s), micros } = clock(at);
-                texts.append_value(format!(
-                    "{y:04}-{mo:02}-{d:02} {h:02}:{mi:02}:{s:02}.{micros:06}"
-                ));
-            }
+            Some(at) => texts.append_value(clock::timestamp(at)),
         }
     }
     Arc::new(texts.finish())
 }
 
+fn sequence_of(batch: &ChangeBatch, line: &Line) -> u64 {
+    batch.sequences().get(line.record as usize).copied().unwrap_or_default()
+}
+
 /// The transaction that a record is of.
 pub(crate) fn transaction_of(transactions: &[Transaction], sequence: u64) -> Option<&Transaction> {
     transactions.get(transactions.partition_point(|transaction| transaction.end <= sequence))
-}
-
-struct Clock {
-    date: (i64, u32, u32),
-    time: (i64, i64, i64),
-    micros: i64,
-}
-
-fn clock(micros: i64) -> Clock {
-    const DAY: i64 = 86_400_000_000;
-    let of_day = micros.rem_euclid(DAY);
-    let seconds = of_day / 1_000_000;
-    Clock {
-        date: civil_from_days(micros.div_euclid(DAY)),
-        time: (seconds / 3600, seconds / 60 % 60, seconds % 60),
-        micros: of_day % 1_000_000,
-    }
-}
-
-/// A time in a file's name, as DMS writes it: `YYYYMMDD-HHMMSSmmm`.
-pub(crate) fn stamp(micros: i64) -> String {
-    let Clock { date: (y, mo, d), time: (h, mi, s), micros } = clock(micros);
-    format!("{y:04}{mo:02}{d:02}-{h:02}{mi:02}{s:02}{:03}", micros / 1000)
 }

@@ -95,6 +95,26 @@ impl FileEncoder {
     }
 }
 
+/// Rows as lines of CSV without a header, with the ends of the lines.
+pub(crate) fn csv_lines(
+    rows: &RecordBatch,
+    table: &TableSchema,
+    settings: &FolderSettings,
+) -> Result<(Vec<u8>, Vec<usize>)> {
+    available(DataFormat::Csv)?;
+    #[cfg(feature = "csv")]
+    {
+        let mut ends = Vec::with_capacity(rows.num_rows());
+        let bytes = csv::CsvEncoder::new(table, settings).write_lines(rows, |end| ends.push(end));
+        Ok((bytes, ends))
+    }
+    #[cfg(not(feature = "csv"))]
+    {
+        let _ = (rows, table, settings);
+        Err(Error::unexpected("no such format is built in"))
+    }
+}
+
 /// Refuses a format whose feature is off.
 pub(crate) fn available(format: DataFormat) -> Result<()> {
     let (there, feature) = match format {
@@ -110,8 +130,20 @@ pub(crate) fn available(format: DataFormat) -> Result<()> {
     ))
 }
 
+/// Why a table with arrays cannot be followed.
+pub(crate) const NO_ARRAYS: &str =
+    "CSV has no arrays, and files of changes under preserve-transactions are CSV";
+
 /// What a column becomes, and whether that is exact.
-pub(crate) fn mapping(column: &Column, format: DataFormat) -> ColumnMapping {
+pub(crate) fn mapping(column: &Column, settings: &FolderSettings) -> ColumnMapping {
+    let mut mapping = load_mapping(column, settings.data_format);
+    if settings.preserve_transactions && !has_text(&column.logical_type) {
+        mapping.fidelity = Fidelity::Impossible(NO_ARRAYS.to_owned());
+    }
+    mapping
+}
+
+fn load_mapping(column: &Column, format: DataFormat) -> ColumnMapping {
     let ty = &column.logical_type;
     let (target_type, fidelity) = match format {
         DataFormat::Csv if !has_text(ty) => (
@@ -155,7 +187,7 @@ mod tests {
     #[test]
     fn what_a_format_cannot_hold_is_said() {
         let fidelity = |ty: &str, format| {
-            mapping(&Column::new("c", ty.parse().unwrap_or_else(|e| panic!("{e}"))), format)
+            load_mapping(&Column::new("c", ty.parse().unwrap_or_else(|e| panic!("{e}"))), format)
         };
         for (ty, parquet, csv) in [
             ("int64", "Int64", true),

@@ -87,7 +87,7 @@ fn failed(error: ParquetError) -> Error {
 }
 
 /// The Arrow schema of files: the table's, with text for types that Parquet does not have.
-pub(crate) fn storage_schema(table: &TableSchema) -> SchemaRef {
+fn storage_schema(table: &TableSchema) -> SchemaRef {
     let fields = table.columns.iter().map(|column| {
         let native = column.logical_type.arrow_type();
         let stored = if is_native(column) { native } else { DataType::Utf8 };

@@ -74,6 +74,17 @@ async fn csv_in_memory_conforms() {
     in_memory(settings(DataFormat::Csv)).await;
 }
 
+/// What stands before a table's own columns in its files is not seen by who reads the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_columns_before_the_tables_own_it_conforms() {
+    for format in [DataFormat::Parquet, DataFormat::Csv] {
+        let mut settings = settings(format);
+        settings.include_op_for_full_load = true;
+        settings.timestamp_column_name = Some("written at".to_owned());
+        in_memory(settings).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn csv_in_a_folder_conforms() {
     let mut settings = settings(DataFormat::Csv);

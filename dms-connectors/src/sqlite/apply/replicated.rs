@@ -66,13 +66,10 @@ pub(super) fn set_position(
 
 /// Records something about the task.
 pub(super) fn note(connection: &Connection, task: &str, note: &Note) -> Result<()> {
+    if let Some(table) = note.table() {
+        return change(connection, task, table, note);
+    }
     match note {
-        Note::Shape(shape) => change(connection, task, &shape.name, |state| {
-            state.shape = Some(std::sync::Arc::clone(shape));
-        }),
-        Note::Suspended { table, reason } => change(connection, task, table, |state| {
-            state.suspended = Some(reason.clone());
-        }),
         Note::Exception(exception) => connection
             .execute(
                 "INSERT INTO main.dms_apply_exceptions \
@@ -93,12 +90,7 @@ pub(super) fn note(connection: &Connection, task: &str, note: &Note) -> Result<(
     }
 }
 
-fn change(
-    connection: &Connection,
-    task: &str,
-    table: &TableName,
-    change: impl FnOnce(&mut ReplicatedTable),
-) -> Result<()> {
+fn change(connection: &Connection, task: &str, table: &TableName, note: &Note) -> Result<()> {
     let failed = |error| convert(error, DOING);
     let json: Option<String> = connection
         .query_row(
@@ -112,7 +104,7 @@ fn change(
         Some(json) => from_json(&json, "dms_replicated")?,
         None => ReplicatedTable::default(),
     };
-    change(&mut state);
+    state.take(note);
     connection
         .execute(
             "INSERT INTO main.dms_replicated (task, table_name, state) VALUES (?1, ?2, ?3) \

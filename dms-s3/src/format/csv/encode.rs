@@ -34,6 +34,15 @@ impl CsvEncoder {
     }
 
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Vec<u8> {
+        self.write_lines(batch, |_| {})
+    }
+
+    /// As [`write`](Self::write), telling how many bytes there are at the end of each row.
+    pub(crate) fn write_lines(
+        &mut self,
+        batch: &RecordBatch,
+        mut ended: impl FnMut(usize),
+    ) -> Vec<u8> {
         let mut out = Vec::with_capacity(batch.num_rows() * batch.num_columns() * 8);
         if let Some(names) = self.header.take() {
             for (at, name) in names.iter().enumerate() {
@@ -82,6 +91,7 @@ impl CsvEncoder {
                 }
             }
             out.push(b'\n');
+            ended(out.len());
         }
         out
     }

@@ -8,11 +8,15 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::util::display::array_value_to_string;
 use dms_core::batch::BatchStream;
 use dms_core::change::{ChangeBatch, ChangeRecord, ChangeRows, Identity, Operation, Transaction};
-use dms_core::endpoint::{Alteration, ChangeTarget, Partition, Run, Step, TablePrepMode, Target};
+use dms_core::endpoint::{
+    Alteration, ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
+};
+use dms_core::mapping::Selection;
 use dms_core::position::Position;
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
 use dms_core::value::Value;
-use dms_s3::{DataFormat, FolderSettings, FolderStore, FolderTarget};
+use dms_s3::{DataFormat, FolderSettings, FolderSource, FolderStore, FolderTarget};
+use futures::TryStreamExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value as Json;
 
@@ -44,8 +48,12 @@ pub(crate) fn position(order: u64) -> Position {
 }
 
 pub(crate) fn target(folder: &Path, format: DataFormat) -> FolderTarget {
+    target_with(folder, |settings| settings.data_format = format)
+}
+
+pub(crate) fn target_with(folder: &Path, set: impl FnOnce(&mut FolderSettings)) -> FolderTarget {
     let mut settings = FolderSettings::new(format!("file://{}", folder.display()));
-    settings.data_format = format;
+    set(&mut settings);
     FolderTarget::new(FolderStore::open(&settings).unwrap(), settings).unwrap()
 }
 
@@ -83,21 +91,25 @@ pub(crate) fn record(
 pub(crate) async fn load(target: &FolderTarget) -> Run {
     let progress = target.begin(TASK).await.unwrap();
     let run = progress.run;
-    if progress.tables.get(&table(false).name).is_some_and(|table| table.finished) {
-        return run;
+    if progress.tables.get(&table(false).name).is_none_or(|table| !table.finished) {
+        load_under(target, &run).await;
     }
+    run
+}
+
+/// Loads the table.
+pub(crate) async fn load_under(target: &FolderTarget, run: &Run) {
     let (table, whole) = (table(false), Partition::whole());
     let at = position(0);
     let mode = TablePrepMode::DropAndCreate;
-    target.prepare(&run, &table, mode, std::slice::from_ref(&whole), Some(&at)).await.unwrap();
+    target.prepare(run, &table, mode, std::slice::from_ref(&whole), Some(&at)).await.unwrap();
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..LOADED));
     let names: ArrayRef =
         Arc::new((0..LOADED).map(|id| Some(format!("n{id}"))).collect::<StringArray>());
     let rows = RecordBatch::try_new(table.arrow_schema(), vec![ids, names]).unwrap();
     let rows = BatchStream::from_batches(table.arrow_schema(), vec![rows]);
-    target.load(&run, &table, &whole, Some(&at), rows).await.unwrap();
-    target.finish(&run, &table).await.unwrap();
-    run
+    target.load(run, &table, &whole, Some(&at), rows).await.unwrap();
+    target.finish(run, &table).await.unwrap();
 }
 
 pub(crate) fn loaded() -> Model {
@@ -212,7 +224,12 @@ pub(crate) async fn follow(
 
 /// The commits of the task, in order.
 pub(crate) fn commits(folder: &Path) -> Vec<Json> {
-    let place = folder.join("_dms/tasks").join(TASK).join("changes/commits");
+    commits_of(folder, TASK)
+}
+
+/// The commits of some task, in order.
+pub(crate) fn commits_of(folder: &Path, task: &str) -> Vec<Json> {
+    let place = folder.join("_dms/tasks").join(task).join("changes/commits");
     let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -282,6 +299,20 @@ pub(crate) fn read_file(folder: &Path, file: &Json) -> Vec<Vec<Option<String>>> 
         }
     }
     rows
+}
+
+/// The tables that a source finds in a folder, each with its rows in the order of its files.
+pub(crate) async fn read_back(folder: &Path) -> BTreeMap<TableName, Vec<RecordBatch>> {
+    let source = FolderSource::open(&format!("file://{}", folder.display())).unwrap();
+    let catalog = source.discover(&Selection::all()).await.unwrap();
+    let snapshot = source.snapshot(&catalog.tables, 1).await.unwrap();
+    let mut tables = BTreeMap::new();
+    for table in catalog.tables {
+        let name = table.name.clone();
+        let stream = snapshot.read(ReadRequest::whole(Arc::new(table))).await.unwrap();
+        tables.insert(name, stream.try_collect().await.unwrap());
+    }
+    tables
 }
 
 /// The files of changes that the commits name, and those that are there.

@@ -7,7 +7,7 @@ use dms_core::ErrorKind;
 use dms_core::batch::BatchStream;
 use dms_core::change::{ChangeBatch, ChangeRecord, ChangeRows, Identity, Operation, Transaction};
 use dms_core::endpoint::{
-    ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
+    Apply, ChangeTarget, Partition, ReadRequest, Run, Source, Step, TablePrepMode, Target,
 };
 use dms_core::mapping::Selection;
 use dms_core::position::Position;
@@ -15,8 +15,9 @@ use dms_core::value::Value;
 use dms_s3::{FolderSettings, FolderSource, FolderStore, FolderTarget};
 use futures::TryStreamExt;
 use object_store::path::Path;
+use serde_json::Value as Json;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, Pause};
 use super::server::Server;
 use super::table;
 
@@ -25,7 +26,33 @@ fn store(server: &Server) -> FolderStore {
 }
 
 fn target(server: &Server) -> Arc<FolderTarget> {
-    Arc::new(FolderTarget::new(store(server), FolderSettings::default()).unwrap())
+    target_with(server, FolderSettings::default())
+}
+
+fn target_with(server: &Server, settings: FolderSettings) -> Arc<FolderTarget> {
+    Arc::new(FolderTarget::new(store(server), settings).unwrap())
+}
+
+/// With files of changes beside those of the table, and with files of transactions.
+fn layouts() -> [FolderSettings; 2] {
+    let mut preserving = FolderSettings::default();
+    preserving.preserve_transactions = true;
+    preserving.cdc_path = Some("cdc".to_owned());
+    [FolderSettings::default(), preserving]
+}
+
+/// The lines of the files of transactions that commits name.
+fn lines(bucket: &Bucket) -> Vec<String> {
+    let object = |key: &str| bucket.get(key).unwrap().bytes;
+    let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
+    let commits = commits.map(|key| serde_json::from_slice::<Json>(&object(&key)).unwrap());
+    let acts = commits.flat_map(|commit| commit["acts"].as_array().unwrap().clone());
+    let paths = acts.map(|act| act["transactions"]["path"].as_str().unwrap().to_owned());
+    let lines = paths.flat_map(|path| {
+        let text = String::from_utf8(object(&format!("raw/{path}")).to_vec()).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    });
+    lines.collect()
 }
 
 async fn prepare(target: &FolderTarget, run: &Run) -> dms_core::Result<()> {
@@ -135,57 +162,82 @@ fn insert(order: u64, id: i64) -> Step {
     Step::Log(ChangeRows { batches: vec![batch.unwrap()], transactions: vec![transaction] })
 }
 
-/// A run has seen that nobody took over, when the next run does so and commits first.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_behind_that_of_the_next_run_is_refused() {
-    let bucket = Arc::new(Bucket::default());
-    let server = Server::start(&bucket).await;
-    let (older, newer) = (target(&server), target(&server));
-    let first = older.begin("task").await.unwrap().run;
-    let mut apply = older.begin_apply(&first).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
-    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
-    pause.reached.notified().await;
-    let second = newer.begin("task").await.unwrap().run;
-    assert_eq!(newer.replication(&second).await.unwrap().position, None);
-    let mut apply = newer.begin_apply(&second).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
-    let end = Position::new(2, "2");
-    apply.commit(&end, None).await.unwrap();
-    pause.go_on.notify_one();
-    assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
-    assert_eq!(newer.replication(&second).await.unwrap().position, Some(end));
-    let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
-    assert_eq!(commits.count(), 1);
+/// A run that is about to commit a row, having seen that nobody took over; and the next run, which
+/// has taken over since, saw nothing of it, and is about to commit that row and another.
+struct Contest {
+    bucket: Arc<Bucket>,
+    server: Server,
+    /// The older run's commit, which goes on when it is told to.
+    committing: tokio::task::JoinHandle<dms_core::Result<()>>,
+    pause: Pause,
+    newer: Arc<FolderTarget>,
+    run: Run,
+    apply: Box<dyn Apply>,
 }
 
-/// A run commits at the last moment before it is fenced, unseen by the next, which has looked.
+impl Contest {
+    async fn begin(settings: FolderSettings) -> Self {
+        let bucket = Arc::new(Bucket::default());
+        let server = Server::start(&bucket).await;
+        let older = target_with(&server, settings.clone());
+        let newer = target_with(&server, settings);
+        let first = older.begin("task").await.unwrap().run;
+        let mut apply = older.begin_apply(&first).await.unwrap();
+        apply.step(&insert(1, 1), false).await.unwrap();
+        let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
+        let commit = async move { apply.commit(&Position::new(1, "1"), None).await };
+        let committing = tokio::spawn(commit);
+        pause.reached.notified().await;
+        let run = newer.begin("task").await.unwrap().run;
+        assert_eq!(newer.replication(&run).await.unwrap().position, None);
+        let mut apply = newer.begin_apply(&run).await.unwrap();
+        apply.step(&insert(1, 1), false).await.unwrap();
+        apply.step(&insert(2, 2), false).await.unwrap();
+        Self { bucket, server, committing, pause, newer, run, apply }
+    }
+}
+
+/// The next run commits first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_behind_that_of_the_next_run_is_refused() {
+    for settings in layouts() {
+        let preserving = settings.preserve_transactions;
+        let Contest { bucket, server, committing, pause, newer, run, apply } =
+            Contest::begin(settings).await;
+        let end = Position::new(2, "2");
+        apply.commit(&end, None).await.unwrap();
+        pause.go_on.notify_one();
+        assert_eq!(committing.await.unwrap().unwrap_err().kind(), ErrorKind::Stopped);
+        assert_eq!(newer.replication(&run).await.unwrap().position, Some(end));
+        let commits = bucket.keys().into_iter().filter(|key| key.contains("/changes/commits/"));
+        assert_eq!(commits.count(), 1);
+        if preserving {
+            assert_eq!(lines(&bucket), ["I,items,shop,1", "I,items,shop,2"]);
+        }
+        drop(server);
+    }
+}
+
+/// The older run commits at the last moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_hears_of_a_commit_that_it_did_not_see() {
-    let bucket = Arc::new(Bucket::default());
-    let server = Server::start(&bucket).await;
-    let (older, newer) = (target(&server), target(&server));
-    let first = older.begin("task").await.unwrap().run;
-    let mut apply = older.begin_apply(&first).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    let pause = bucket.pause_at("raw/_dms/tasks/task/epochs/", true);
-    let committing = tokio::spawn(async move { apply.commit(&Position::new(1, "1"), None).await });
-    pause.reached.notified().await;
-    let second = newer.begin("task").await.unwrap().run;
-    assert_eq!(newer.replication(&second).await.unwrap().position, None);
-    let mut apply = newer.begin_apply(&second).await.unwrap();
-    apply.step(&insert(1, 1), false).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
-    pause.go_on.notify_one();
-    committing.await.unwrap().unwrap();
-    let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
-    // It goes on from what is there.
-    let there = newer.replication(&second).await.unwrap().position;
-    assert_eq!(there, Some(Position::new(1, "1")));
-    let mut apply = newer.begin_apply(&second).await.unwrap();
-    apply.step(&insert(2, 2), false).await.unwrap();
-    apply.commit(&Position::new(2, "2"), None).await.unwrap();
+    for settings in layouts() {
+        let preserving = settings.preserve_transactions;
+        let Contest { bucket, server, committing, pause, newer, run, apply } =
+            Contest::begin(settings).await;
+        pause.go_on.notify_one();
+        committing.await.unwrap().unwrap();
+        let error = apply.commit(&Position::new(2, "2"), None).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Connection && error.is_transient(), "{error}");
+        // It goes on from what is there.
+        let there = newer.replication(&run).await.unwrap().position;
+        assert_eq!(there, Some(Position::new(1, "1")));
+        let mut apply = newer.begin_apply(&run).await.unwrap();
+        apply.step(&insert(2, 2), false).await.unwrap();
+        apply.commit(&Position::new(2, "2"), None).await.unwrap();
+        if preserving {
+            assert_eq!(lines(&bucket), ["I,items,shop,1", "I,items,shop,2"]);
+        }
+        drop(server);
+    }
 }
