@@ -88,9 +88,9 @@ mod upload;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Source, Target};
+use dms_core::Result;
+use dms_core::endpoint::{ChangeTarget, Connector, EndpointSettings, Opening, Source, Target};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 
 pub use date_partition::{DatePartitionDelimiter, DatePartitionSequence};
 pub use settings::{Compression, DataFormat, Dictionary, FolderSettings, ParquetVersion};
@@ -111,9 +111,7 @@ pub const CONNECTORS: &[Connector] = &[Connector {
     change_target: Some(open_change_target),
 }];
 
-fn open_source(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
+fn open_source(endpoint: EndpointSettings) -> Opening<dyn Source> {
     async move {
         let settings = FolderSettings::from_endpoint(&endpoint)?;
         let store = FolderStore::open(&settings)?;
@@ -122,19 +120,15 @@ fn open_source(
     .boxed()
 }
 
-fn open_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
+fn open_target(endpoint: EndpointSettings) -> Opening<dyn Target> {
     async move { Ok(folder_target(&endpoint)? as Arc<dyn Target>) }.boxed()
 }
 
-fn open_change_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+fn open_change_target(endpoint: EndpointSettings) -> Opening<dyn ChangeTarget> {
     async move { Ok(folder_target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
 }
 
-fn folder_target(endpoint: &EndpointSettings) -> dms_core::Result<Arc<FolderTarget>> {
+fn folder_target(endpoint: &EndpointSettings) -> Result<Arc<FolderTarget>> {
     let settings = FolderSettings::from_endpoint(endpoint)?;
     Ok(Arc::new(FolderTarget::new(FolderStore::open(&settings)?, settings)?))
 }
