@@ -104,15 +104,34 @@ impl Router {
         match event {
             ChangeEvent::Rows(rows) => self.rows(rows),
             ChangeEvent::Truncate { tables, transaction } => self.truncate(&tables, &transaction),
-            ChangeEvent::Schema { table, identity, column_ids, initial } => {
-                let Some(route) = self.tables.get_mut(&table.name) else { return Ok(Vec::new()) };
+            ChangeEvent::Schema { table, identity, column_ids, initial, altered } => {
                 let table = identified(table, &column_ids);
-                route.told = Some(Told { table, identity, initial });
-                Ok(route.identify(&self.mapping)?.into_iter().collect())
+                self.told(Told { table, identity, initial }, altered.as_ref())
             }
-            ChangeEvent::Dropped { table } => self.dropped(&table),
+            ChangeEvent::Dropped { table, transaction } => {
+                self.dropped(&table, transaction.as_ref())
+            }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// A shape that a transaction gave its table is followed at once, any other with the first rows
+    /// of it: these may be older than the table's load.
+    fn told(&mut self, told: Told, altered: Option<&Transaction>) -> Result<Vec<Item>> {
+        let name = told.table.name.clone();
+        let Some(route) = self.tables.get_mut(&name) else { return Ok(Vec::new()) };
+        let is_news = altered.is_some_and(|by| !route.holds(by, self.applied));
+        route.told = Some(told);
+        let mut items: Vec<Item> = route.identify(&self.mapping)?.into_iter().collect();
+        if is_news
+            && route.loaded.is_some()
+            && !route.suspended
+            && let Some(told) = route.told.take()
+        {
+            let followed = route.follow(&told, &self.mapping, &self.settings);
+            items.extend(followed.context("table", &name)?);
+        }
+        Ok(items)
     }
 
     fn rows(&mut self, rows: ChangeRows) -> Result<Vec<Item>> {
@@ -188,9 +207,11 @@ impl Router {
         Ok(items)
     }
 
-    fn dropped(&mut self, name: &TableName) -> Result<Vec<Item>> {
+    fn dropped(&mut self, name: &TableName, by: Option<&Transaction>) -> Result<Vec<Item>> {
         let Some(route) = self.tables.get_mut(name) else { return Ok(Vec::new()) };
-        if route.loaded.is_none() || route.suspended {
+        // What a load holds already was a table of the same name before it.
+        let is_old = by.is_some_and(|by| route.holds(by, self.applied));
+        if route.loaded.is_none() || route.suspended || is_old {
             return Ok(Vec::new());
         }
         let target = target_name(&self.mapping, route, name)?;
@@ -250,6 +271,11 @@ fn target_name(mapping: &TableMapping, route: &Route, name: &TableName) -> Resul
 }
 
 impl Route {
+    /// Whether what a transaction did is in the table already, if it is loaded.
+    fn holds(&self, transaction: &Transaction, applied: u64) -> bool {
+        transaction.position.order <= self.loaded.unwrap_or(0).max(applied)
+    }
+
     fn suspend(&mut self, table: TableName, reason: &str) -> Item {
         self.suspended = true;
         Item::Note(Note::Suspended { table, reason: reason.to_owned() })

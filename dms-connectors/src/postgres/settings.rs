@@ -46,9 +46,9 @@ pub struct PostgresSettings {
     /// A publication that exists already, of all tables of the task and without row filters or
     /// lists of columns, for a role that may not create one. It stays at the end of a capture.
     pub publication_name: Option<String>,
-    /// From how many bytes of log on that a source's server keeps for a task a warning is logged,
-    /// each minute; 0, the default, for never. The task goes on: to stop would only make the server
-    /// keep more.
+    /// Whether event triggers tell a source's tasks of altered and dropped tables; default auto.
+    pub capture_ddls: CaptureDdls,
+    /// How many bytes of log a source's server may keep for a task; 0, the default, for any number.
     pub retained_wal_max: u64,
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
@@ -70,6 +70,36 @@ pub enum ExistingIndexes {
     Rebuild,
 }
 
+/// Whether event triggers at a source tell of altered and dropped tables.
+///
+/// With them a drop, and an alteration that no row follows, are told at their place in the log.
+/// Without them an alteration is told with the next row of its table, and a drop is found within
+/// seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub enum CaptureDdls {
+    /// Where the role may make event triggers.
+    #[default]
+    Auto,
+    /// Always: a role that may not is refused.
+    Always,
+    /// Never: those that are there are removed.
+    Never,
+}
+
+impl TryFrom<serde_json::Value> for CaptureDdls {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> std::result::Result<Self, String> {
+        match (value.as_bool(), value.as_str()) {
+            (Some(true), _) | (_, Some("true")) => Ok(Self::Always),
+            (Some(false), _) | (_, Some("false")) => Ok(Self::Never),
+            (_, Some("auto")) => Ok(Self::Auto),
+            _ => Err(format!("capture-ddls is {value}; write auto, true or false")),
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
@@ -80,6 +110,7 @@ struct Options {
     unlogged: bool,
     slot_name: Option<String>,
     publication_name: Option<String>,
+    capture_ddls: CaptureDdls,
     retained_wal_max: u64,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
@@ -100,8 +131,8 @@ impl PostgresSettings {
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
     /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
     /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged`,
-    /// `slot-name`, `publication-name`, `retained-wal-max` and, again, those of TLS. What neither
-    /// says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
+    /// `slot-name`, `publication-name`, `capture-ddls`, `retained-wal-max` and, again, those of TLS.
+    /// What neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
     /// # Errors
@@ -175,6 +206,7 @@ impl PostgresSettings {
             unlogged: options.unlogged,
             slot_name: options.slot_name.map(slot_name).transpose()?,
             publication_name: options.publication_name,
+            capture_ddls: options.capture_ddls,
             retained_wal_max: options.retained_wal_max,
             tls,
             tls_mode: mode,
@@ -265,6 +297,29 @@ mod tests {
         for wrong in ["", "Mine", "my-slot", &"x".repeat(64)] {
             assert!(read(wrong).unwrap_err().to_string().contains("slot-name"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn whether_ddl_is_captured() {
+        let read = |value: serde_json::Value| {
+            let mut endpoint = EndpointSettings::new("postgres://db/shop");
+            endpoint.options.insert("capture-ddls".into(), value);
+            PostgresSettings::from_endpoint(&endpoint).map(|settings| settings.capture_ddls)
+        };
+        assert_eq!(
+            PostgresSettings::new("postgres://db/shop").unwrap().capture_ddls,
+            CaptureDdls::Auto
+        );
+        for (value, meant) in [
+            (true.into(), CaptureDdls::Always),
+            ("true".into(), CaptureDdls::Always),
+            (false.into(), CaptureDdls::Never),
+            ("auto".into(), CaptureDdls::Auto),
+        ] {
+            assert_eq!(read(value).unwrap(), meant);
+        }
+        let error = read("yes".into()).unwrap_err().to_string();
+        assert!(error.contains("capture-ddls") && error.contains("auto, true or false"), "{error}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub fn decode_changes<'a>(
     };
     let mut assembler =
         Assembler::new(Log::new("", 0), &Position::new(0, String::new()), event_bytes);
-    assembler.follow(relation, shape)?;
+    assembler.follow(relation, shape, false)?;
     assembler.begin(TRANSACTION, 1, 0);
     for message in messages {
         assembler.take(&Message::parse(message)?, message.len())?;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::assemble::Assembler;
+use super::ddl::Told;
 use super::lsn::{Log, Lsn};
 use super::pgoutput::Message;
 use super::queue::{EventSender, Gone};
@@ -69,6 +70,8 @@ pub(super) struct Feed {
     pub(super) notices: mpsc::UnboundedReceiver<Notice>,
     pub(super) assembler: Assembler,
     pub(super) shapes: Shapes,
+    /// The prefix of the messages that tell of altered and dropped tables.
+    pub(super) messages: Option<String>,
     pub(super) pace: Pace,
 }
 
@@ -180,8 +183,8 @@ impl Feed {
                 if let Message::Relation(relation) = &message {
                     let before = self.assembler.shape(relation.id);
                     match self.shapes.resolve(relation, before).await? {
-                        Some(shape) => self.assembler.follow(relation.id, shape)?,
-                        None => self.assembler.ignore(relation)?,
+                        Some(shape) => self.assembler.follow(relation.id, shape, false)?,
+                        None => self.assembler.ignore(relation.id)?,
                     }
                 } else {
                     self.assembler.take(&message, data.len())?;
@@ -206,10 +209,47 @@ impl Feed {
                 }
                 self.confirm_if_changed();
             }
-            // Logical messages are others' words.
+            ReplicationEvent::Message { transactional: true, prefix, content, .. }
+                if self.messages.as_ref() == Some(&prefix) && self.assembler.is_wanted() =>
+            {
+                self.altered(Told::parse(&content)).await?;
+            }
+            // Other logical messages are others' words.
             _ => return Ok(()),
         }
         self.deliver().await
+    }
+
+    /// What the event triggers tell, as far as the catalogs bear it out.
+    async fn altered(&mut self, told: Told) -> Result<()> {
+        for id in told.dropped {
+            let Some(table) = self.shapes.followed(id).cloned() else { continue };
+            if self.shapes.is_gone(id).await? {
+                self.assembler.forget(id);
+                self.assembler.dropped(table)?;
+            }
+        }
+        for described in told.altered {
+            let id = described.id;
+            let Some(table) = self.shapes.followed(id).cloned() else { continue };
+            if !self.shapes.is_as(&described).await? {
+                continue;
+            }
+            let before = self.assembler.shape(id);
+            match self.shapes.resolve(&described.into_relation(), before).await {
+                Ok(Some(shape)) => self.assembler.follow(id, shape, true)?,
+                Ok(None) => {
+                    self.assembler.forget(id);
+                    self.assembler.dropped(table)?;
+                }
+                // Of a type that is gone by now. Rows of this shape will say so, if there are any.
+                Err(error) if error.kind() == ErrorKind::Schema => {
+                    tracing::debug!(%table, %error, "a change of a table is left to its rows");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// A stream without a pause leaves no turn to whoever waits for the confirmation.

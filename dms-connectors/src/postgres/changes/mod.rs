@@ -3,6 +3,7 @@
 //! ```text
 //! publication   which tables             made from the task's name, or named by the user
 //! slot          from where on            permanent; one a task
+//! ddl           event triggers           tables altered and dropped, as messages in the log
 //! walsender     bytes of the log         a task of the transport; feedback while we wait
 //!   pgoutput    bytes → messages
 //!   relation    shapes of tables         log's names and types, catalogs' keys
@@ -21,6 +22,7 @@
 mod assemble;
 mod check;
 mod database;
+mod ddl;
 mod decode;
 mod feed;
 mod form;
@@ -57,6 +59,7 @@ use self::relation::Shapes;
 use self::slot::Slot;
 use self::walsender::Walsender;
 use self::watch::Watch;
+use super::settings::CaptureDdls;
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
 use crate::sql::quote;
@@ -87,6 +90,7 @@ impl ChangeSource for PostgresSource {
         }
         // A slot does not see a publication that is younger than itself.
         publication::ensure(&database, &names, tables).await?;
+        ddl::ensure(settings, &database.client, &names).await?;
         let slot = match found {
             Some(slot) => slot,
             None => {
@@ -98,7 +102,8 @@ impl ChangeSource for PostgresSource {
         Ok(database.log.before(slot.confirmed(&database, tables)?))
     }
 
-    /// The log holds whatever the table of a name was: nothing is kept of a table.
+    /// The log holds whatever the table of a name was: nothing is kept of a table, and the event
+    /// triggers are the task's.
     async fn forget_capture(&self, _task: &str, _tables: &[TableName]) -> Result<()> {
         Ok(())
     }
@@ -190,6 +195,7 @@ impl ChangeSource for PostgresSource {
         let (sender, events) = queue::queue(request.prefetch_bytes);
         let (acknowledge, confirmed) = Confirm::new(database.log.clone(), confirmed);
         let (notify, notices) = tokio::sync::mpsc::unbounded_channel();
+        let messages = (settings.capture_ddls != CaptureDdls::Never).then(|| names.ddl.clone());
         let watch = Watch { settings: settings.clone(), names, tables: tables.clone(), pid };
         let text_form = Arc::clone(&self.text_form);
         let shapes = Shapes::new(settings, database.client, tables, binary, text_form);
@@ -201,6 +207,7 @@ impl ChangeSource for PostgresSource {
             confirmed,
             notices,
             shapes,
+            messages,
             pace: Pace::new(from),
         };
         let watching = tokio::spawn(watch.run(notify));
@@ -227,7 +234,9 @@ impl ChangeSource for PostgresSource {
     async fn end_capture(&self, task: &str) -> Result<()> {
         let database = Database::connect(&self.settings).await?;
         let names = database.names(&self.settings, task);
+        // What the server keeps its log for goes first.
         slot::remove(&database.client, &names.slot).await?;
-        publication::remove(&database, &names).await
+        let ended = ddl::remove(&database.client, &names).await;
+        publication::remove(&database, &names).await.and(ended)
     }
 }

@@ -1,6 +1,7 @@
 //! Messages of the plugin `pgoutput`, version 1 of its protocol
 //! (<https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>).
-//! Transactions' bounds and logical messages are taken by the transport before.
+//! Transactions' bounds and logical messages are taken by the transport before; what these say is in
+//! `ddl`.
 
 use dms_core::{Error, ErrorKind, Result};
 

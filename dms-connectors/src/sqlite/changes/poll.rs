@@ -131,7 +131,7 @@ impl Poll<'_> {
         let Some(now) = now else {
             (followed.dropped, followed.shape) = (true, None);
             let table = TableName::new(followed.wanted.name.schema.as_str(), name.as_str());
-            return Ok(Some(ChangeEvent::Dropped { table }));
+            return Ok(Some(ChangeEvent::Dropped { table, transaction: None }));
         };
         followed.watch = verify(self.connection, log, &followed.watch)?;
         let (table, identity) = followed.delivered(&now)?;
@@ -146,6 +146,7 @@ impl Poll<'_> {
             initial: initial(self.connection, &table, self.settings.temporal)?,
             identity,
             table,
+            altered: None,
         }))
     }
 

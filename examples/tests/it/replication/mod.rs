@@ -63,7 +63,7 @@
 //! | 77 | loops between two tasks | none |
 //! | 84 | rows of an old shape behind a new one | `postgres/changes/shapes`: `a_feed_that_is_behind_reads_rows_as_they_were`; `ddl` |
 //! | 85 | ALTER and rows in one transaction, and a death | none |
-//! | 86 | columns added, dropped, renamed, of another type, of the same name again | `ddl` |
+//! | 86 | columns added, dropped, renamed, of another type, of the same name again | `ddl`; `postgres/changes/ddl`: at their place in the log |
 //! | 88 | partitions attached and detached | of loads: `postgres/altered`; of changes: none |
 //! | 89 | labels of enums that come | none |
 //! | 90 | odd names | `postgres/changes/operations`: `odd_names_and_foreign_messages` |
