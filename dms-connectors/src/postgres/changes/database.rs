@@ -15,6 +15,16 @@ use crate::postgres::types::{CatalogType, logical_type};
 /// The first version whose `pgoutput` delivers logical messages and values in binary form.
 const VERSION_MIN: u32 = 140_000;
 
+/// Which server this is, by the name of the file that it writes its log to: what a server knows
+/// otherwise of its timeline is that of its last checkpoint.
+const IDENTITY: &str = "
+SELECT s.system_identifier::text, d.oid, d.datname::text, session_user::text,
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id
+        ELSE ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))
+            ::bit(32)::int4 END
+FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c,
+    pg_catalog.pg_database d WHERE d.datname = current_database()";
+
 /// A connection, and which database of which server that is.
 pub(super) struct Database {
     pub(super) client: Client,
@@ -41,15 +51,10 @@ impl Database {
             ));
         }
         let row = client
-            .query_one(
-                "SELECT s.system_identifier::text, d.oid, d.datname::text, session_user::text \
-                 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d \
-                 WHERE d.datname = current_database()",
-                &[],
-            )
+            .query_one(IDENTITY, &[])
             .await
             .map_err(|error| convert(error, "the server does not tell its system identifier"))?;
-        let log = Log::new(row.get(0), row.get(1));
+        let log = Log::new(row.get(0), row.get(1), row.get::<_, i32>(4).unsigned_abs());
         Ok(Self { client, log, name: row.get(2), user: row.get(3), version })
     }
 

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! **Positions.** A transaction stands where its commit record does; the position's token says where
-//! the log goes on after it. A slot with the consistent point `C` and its snapshot divide the
+//! the log goes on after it, and on which timeline of which server. A slot with the consistent point `C` and its snapshot divide the
 //! transactions at `C`, exactly: such a snapshot has the position `C - 1`.
 //!
 //! **Values** arrive in binary form, which the decoders of a load read. If a followed table has a
@@ -34,6 +34,7 @@ mod queue;
 mod relation;
 mod rows;
 mod slot;
+mod timeline;
 mod wait;
 mod walsender;
 mod watch;
@@ -145,6 +146,7 @@ impl ChangeSource for PostgresSource {
         let database = Database::connect(settings).await?;
         let names = database.names(settings, &request.task);
         let from = database.log.next(&request.after)?;
+        timeline::check(settings, &database, &request.after, from, tables).await?;
         let found = Slot::look_up(&database.client, &names.slot).await?;
         let found = found.ok_or_else(|| slot::missing(&names.slot, tables))?;
         found.confirmed(&database, tables)?;
@@ -156,8 +158,9 @@ impl ChangeSource for PostgresSource {
             return Err(Error::new(
                 ErrorKind::PositionLost,
                 format!(
-                    "replication slot {} goes on at {confirmed}: changes before are confirmed, and \
-                     the server does not keep them; {}",
+                    "replication slot {} goes on at {confirmed}, behind the position: the changes \
+                     between are confirmed to the server, or the slot was made anew, as on a server \
+                     that took over from another one without the slot; {}",
                     names.slot,
                     load_again(tables)
                 ),

@@ -1,6 +1,7 @@
 //! Changes, against what a load finds afterwards.
 
 mod ddl;
+mod failover;
 mod meet;
 mod operations;
 mod refused;
