@@ -46,7 +46,7 @@ use futures::future::BoxFuture;
 
 pub use changes::decode_changes;
 pub use copy::{decode_copy, encode_copy};
-pub use settings::{CaptureDdls, ExistingIndexes, PostgresSettings};
+pub use settings::{CaptureDdls, ExistingIndexes, PostgresSettings, RetainedWalPolicy};
 pub use source::PostgresSource;
 pub use target::PostgresTarget;
 

@@ -50,6 +50,8 @@ pub struct PostgresSettings {
     pub capture_ddls: CaptureDdls,
     /// How many bytes of log a source's server may keep for a task; 0, the default, for any number.
     pub retained_wal_max: u64,
+    /// What becomes of a task for which it keeps more; default warn.
+    pub retained_wal_policy: RetainedWalPolicy,
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
     /// The same in words, for connections of another client.
@@ -68,6 +70,18 @@ pub enum ExistingIndexes {
     /// They are dropped before the rows and built again after them; a foreign key when both of its
     /// tables are complete.
     Rebuild,
+}
+
+/// What becomes of a task for which the source's server keeps more log than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetainedWalPolicy {
+    /// A warning is logged, each minute. The task goes on: to stop makes the server keep more.
+    #[default]
+    Warn,
+    /// The task stops with an error when what was read before is applied. The slot stays, so that the
+    /// task can go on, and the server keeps its log until the task is deleted.
+    Stop,
 }
 
 /// Whether event triggers at a source tell of altered and dropped tables.
@@ -112,6 +126,7 @@ struct Options {
     publication_name: Option<String>,
     capture_ddls: CaptureDdls,
     retained_wal_max: u64,
+    retained_wal_policy: RetainedWalPolicy,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
     sslcert: Option<String>,
@@ -131,8 +146,8 @@ impl PostgresSettings {
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
     /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
     /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged`,
-    /// `slot-name`, `publication-name`, `capture-ddls`, `retained-wal-max` and, again, those of TLS.
-    /// What neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
+    /// `slot-name`, `publication-name`, `capture-ddls`, `retained-wal-max`, `retained-wal-policy`
+    /// and, again, those of TLS. What neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
     /// # Errors
@@ -146,6 +161,11 @@ impl PostgresSettings {
             serde_json::Value::Object(endpoint.options.clone()),
             "options of the postgres endpoint",
         )?;
+        if options.retained_wal_policy == RetainedWalPolicy::Stop && options.retained_wal_max == 0 {
+            return Err(Error::settings(
+                "retained-wal-policy is stop, and retained-wal-max says no limit: give one in bytes",
+            ));
+        }
         let address = endpoint.redacted_url();
         let (url, mut of_tls) = split(&endpoint.url);
         // The parser's own message might show a part of the URL, and so of a password.
@@ -208,6 +228,7 @@ impl PostgresSettings {
             publication_name: options.publication_name,
             capture_ddls: options.capture_ddls,
             retained_wal_max: options.retained_wal_max,
+            retained_wal_policy: options.retained_wal_policy,
             tls,
             tls_mode: mode,
             tls_files: files,
@@ -320,6 +341,25 @@ mod tests {
         }
         let error = read("yes".into()).unwrap_err().to_string();
         assert!(error.contains("capture-ddls") && error.contains("auto, true or false"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_retained_log() {
+        let read = |options: serde_json::Value| {
+            let mut endpoint = EndpointSettings::new("postgres://db/shop");
+            endpoint.options = options.as_object().unwrap().clone();
+            PostgresSettings::from_endpoint(&endpoint).map(|settings| settings.retained_wal_policy)
+        };
+        let limit = "retained-wal-max";
+        assert_eq!(read(serde_json::json!({limit: 5})).unwrap(), RetainedWalPolicy::Warn);
+        let stop = serde_json::json!({limit: 5, "retained-wal-policy": "stop"});
+        assert_eq!(read(stop).unwrap(), RetainedWalPolicy::Stop);
+        for wrong in [
+            serde_json::json!({"retained-wal-policy": "stop"}),
+            serde_json::json!({limit: 5, "retained-wal-policy": "end"}),
+        ] {
+            assert!(read(wrong).unwrap_err().to_string().contains("retained-wal-policy"));
+        }
     }
 
     #[test]

@@ -93,6 +93,18 @@ impl Pace {
     }
 }
 
+impl Pace {
+    /// # Errors
+    /// What the feed cannot go on after.
+    fn note(&mut self, notice: Notice) -> Result<()> {
+        match notice {
+            Notice::Gone(table, place) => self.gone.push((table, place)),
+            Notice::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
 /// Why a feed ends.
 enum End {
     /// Nobody takes its events.
@@ -138,10 +150,7 @@ impl Feed {
                     continue;
                 }
                 Some(notice) = self.notices.recv() => {
-                    match notice {
-                        Notice::Gone(table, place) => self.pace.gone.push((table, place)),
-                        Notice::Failed(error) => return Err(error.into()),
-                    }
+                    self.pace.note(notice)?;
                     continue;
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -318,6 +327,7 @@ impl Feed {
                         let confirmed = *self.confirmed.borrow_and_update();
                         self.client.update_applied_lsn(WireLsn::from_u64(confirmed));
                     }
+                    Some(notice) = self.notices.recv() => self.pace.note(notice)?,
                 }
             }
         }

@@ -158,9 +158,9 @@ impl ChangeSource for PostgresSource {
             return Err(Error::new(
                 ErrorKind::PositionLost,
                 format!(
-                    "replication slot {} goes on at {confirmed}, behind the position: the changes \
-                     between are confirmed to the server, or the slot was made anew, as on a server \
-                     that took over from another one without the slot; {}",
+                    "replication slot {} goes on at {confirmed}, behind the position: changes before \
+                     are confirmed to the server, or the slot was made anew, as on a server that \
+                     took over from another one without the slot; {}",
                     names.slot,
                     load_again(tables)
                 ),
