@@ -394,3 +394,64 @@ fn identified(table: Arc<TableSchema>, column_ids: &[u32]) -> Arc<TableSchema> {
     table.last_column = column_ids.iter().copied().max();
     Arc::new(table)
 }
+
+#[cfg(test)]
+mod tests {
+    use dms_core::schema::LogicalType;
+
+    use super::*;
+
+    fn by(order: u64) -> Option<Transaction> {
+        let (position, id) = (dms_core::position::Position::new(order, ""), String::new());
+        Some(Transaction { position, committed_at: None, id, end: 0, complete: false })
+    }
+
+    fn table(columns: &[&str]) -> Arc<TableSchema> {
+        let column = |name: &&str| Column::new(*name, LogicalType::Int64);
+        let mut table =
+            TableSchema::new(TableName::new("s", "t"), columns.iter().map(column).collect());
+        table.primary_key = vec!["id".into()];
+        Arc::new(table)
+    }
+
+    /// A table of two columns whose load holds the transactions up to 10.
+    fn router(applied: u64) -> Router {
+        let loaded = Replicated {
+            source: TableName::new("s", "t"),
+            loaded: Some(10),
+            shape: Some(table(&["id", "a"])),
+            suspended: false,
+        };
+        let mapping = TableMapping::new().include("s", "%");
+        Router::new(mapping, ChangeSettings::default(), ChangeForm::Net, applied, vec![loaded])
+    }
+
+    fn altered(altered: Option<Transaction>) -> ChangeEvent {
+        ChangeEvent::Schema {
+            table: table(&["id", "a", "b"]),
+            identity: Identity::Key(vec![0]),
+            column_ids: Vec::new(),
+            initial: BTreeMap::new(),
+            altered,
+        }
+    }
+
+    #[test]
+    fn what_a_load_holds_is_not_done_again() {
+        let dropped =
+            |transaction| ChangeEvent::Dropped { table: TableName::new("s", "t"), transaction };
+        for (applied, old, new) in [(0, 10, 11), (20, 20, 21)] {
+            for (event, is_done) in [
+                (dropped(by(old)), false),
+                (dropped(by(new)), true),
+                (dropped(None), true),
+                (altered(by(old)), false),
+                (altered(None), false),
+                (altered(by(new)), true),
+            ] {
+                let items = router(applied).route(event.clone()).unwrap();
+                assert_eq!(!items.is_empty(), is_done, "{event:?}: {items:?}");
+            }
+        }
+    }
+}
