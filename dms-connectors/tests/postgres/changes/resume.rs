@@ -198,6 +198,46 @@ async fn an_idle_database_does_not_hold_back_the_log() {
     assert!(status.end.order >= position.order && status.retained_bytes.is_some());
 }
 
+/// The log itself goes, not only the place that is confirmed: other databases write, a checkpoint
+/// comes now and then, and nothing is written in the database that is followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_database_keeps_none_of_the_log_of_others() {
+    let server = server::Server::start(super::LOGICAL);
+    let url = server.database().await;
+    let capture = Capture::at(url, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut feed = capture.feed().await;
+    let other = server::connect(&server.database().await).await;
+    let kept = async || capture.source.log_status(TASK).await.unwrap().retained_bytes.unwrap();
+    let mut most = 0;
+    for round in 0..6 {
+        other
+            .batch_execute(&format!(
+                "CREATE TABLE busy_{round} AS SELECT i, repeat('x', 200) FROM generate_series(1, 20000) i;
+                 CHECKPOINT"
+            ))
+            .await
+            .unwrap();
+        // A while in which nothing is made durable, as between two idle commits of a task.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        most = most.max(kept().await);
+        let end = capture.end().await;
+        let position = loop {
+            match feed.events.next().await.unwrap().unwrap() {
+                ChangeEvent::Idle { position } if position.order >= end => break position,
+                ChangeEvent::Idle { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        feed.acknowledge.acknowledge(&position);
+    }
+    let began = Instant::now();
+    while kept().await > 64 << 10 {
+        assert!(began.elapsed() < Duration::from_secs(40), "{} bytes are kept", kept().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(most > 4 << 20 && most < 16 << 20, "{most}: of about one round, not of all");
+}
+
 /// What the server keeps for a task is held against a limit, whether changes are taken or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_for_which_too_much_log_is_kept_stops_if_it_is_to() {
