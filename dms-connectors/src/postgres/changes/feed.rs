@@ -17,10 +17,10 @@ use super::assemble::Assembler;
 use super::ddl::Told;
 use super::lsn::{Log, Lsn};
 use super::pgoutput::Message;
-use super::queue::{EventSender, Gone};
 use super::relation::Shapes;
 use super::walsender::convert;
 use super::watch::Notice;
+use crate::queue::{EventSender, Gone};
 
 /// How long a complete transaction waits for others to come along when the stream pauses.
 const LINGER: Duration = Duration::from_millis(3);

@@ -16,6 +16,11 @@
 //! the log goes on after it, and on which timeline of which server. A slot with the consistent point `C` and its snapshot divide the
 //! transactions at `C`, exactly: such a snapshot has the position `C - 1`.
 //!
+//! **An idle database holds back nothing.** The server tells where it is while it reads the changes
+//! of other databases, and what is behind that place is told as idle and acknowledged like changes:
+//! the slot moves, and the server forgets its log. So nothing is ever written into the source to keep
+//! a slot moving, which a role could lack the right for and which other tasks would read.
+//!
 //! **Values** arrive in binary form, which the decoders of a load read. If a followed table has a
 //! column of a type that has none here, the whole feed is in text form.
 
@@ -30,7 +35,6 @@ mod lsn;
 mod names;
 mod pgoutput;
 mod publication;
-mod queue;
 mod relation;
 mod rows;
 mod slot;
@@ -63,6 +67,7 @@ use self::watch::Watch;
 use super::settings::CaptureDdls;
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
+use crate::queue;
 use crate::sql::quote;
 
 /// How often the server is told what is confirmed, at the most and at the least.

@@ -21,25 +21,25 @@ use super::pgoutput::{Relation, RelationColumn};
 use crate::postgres::connection::connect;
 use crate::postgres::copy::Values;
 use crate::postgres::settings::PostgresSettings;
-use crate::postgres::types::{CatalogType, logical_type};
+use crate::postgres::types::{CatalogType, catalog_type, logical_type};
 use crate::postgres::{ENGINE, discover, error::convert};
 
 /// What types are over, and how they are declared; by their numbers and modifiers.
-const TYPES: &str = "
+const TYPES: &str = concat!(
+    "
 WITH RECURSIVE base(place, oid, typmod) AS (
     SELECT u.place, u.oid, u.typmod
     FROM unnest($1::pg_catalog.oid[], $2::int4[]) WITH ORDINALITY u(oid, typmod, place)
     UNION ALL
     SELECT b.place, t.typbasetype, t.typtypmod
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
-SELECT b.place, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname::text
-        ELSE n.nspname::text || '.' || t.typname::text END,
-    b.typmod, pg_catalog.format_type(b.oid, b.typmod),
-    ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
+SELECT b.place, ",
+    catalog_type!(),
+    "
 FROM base b
 JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace";
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+);
 
 /// A relation's columns, and what rows hold that are older than a column: a partitioned table's
 /// rows are in its partitions.
