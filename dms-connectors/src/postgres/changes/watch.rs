@@ -73,17 +73,9 @@ impl Watch {
         if most == 0 || retained <= most {
             return Ok(());
         }
-        if self.settings.retained_wal_policy == RetainedWalPolicy::Stop {
-            return Err(Error::settings(format!(
-                "the server keeps {retained} bytes of log for the task, more than retained-wal-max \
-                 ({most}), and retained-wal-policy says that the task stops then. Replication slot \
-                 {slot} stays, and the server goes on keeping its log: raise retained-wal-max and \
-                 run the task again, or delete the task, or run SELECT \
-                 pg_drop_replication_slot('{slot}') and {}",
-                load_again(&self.tables)
-            )));
-        }
-        if round.is_multiple_of(WARN_EACH) {
+        let stops = self.settings.retained_wal_policy == RetainedWalPolicy::Stop;
+        // The task hears of its end when what was read before is applied, which may be long.
+        if stops || round.is_multiple_of(WARN_EACH) {
             tracing::warn!(
                 slot,
                 retained,
@@ -91,6 +83,16 @@ impl Watch {
                 "the server keeps more log for the task than retained-wal-max: apply changes \
                  faster, or end the task with its slot before the server's disk is full"
             );
+        }
+        if stops {
+            return Err(Error::unexpected(format!(
+                "the server keeps {retained} bytes of log for the task, more than retained-wal-max \
+                 ({most}), and retained-wal-policy says that the task stops then. Replication slot \
+                 {slot} stays, and the server goes on keeping its log: raise retained-wal-max and \
+                 run the task again, or delete the task, or run SELECT \
+                 pg_drop_replication_slot('{slot}') and {}",
+                load_again(&self.tables)
+            )));
         }
         Ok(())
     }
