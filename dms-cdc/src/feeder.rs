@@ -155,7 +155,11 @@ impl Feeder {
                     None => (ChangeEvent::Rows(rows), false),
                 }
             }
-            ChangeEvent::Truncate { transaction, .. } if self.bound.excludes(&transaction) => {
+            ChangeEvent::Truncate { transaction, .. }
+            | ChangeEvent::Dropped { transaction: Some(transaction), .. }
+            | ChangeEvent::Schema { altered: Some(transaction), .. }
+                if self.bound.excludes(&transaction) =>
+            {
                 return Ok(true);
             }
             ChangeEvent::Idle { position } => {
@@ -173,7 +177,9 @@ impl Feeder {
                 }
                 batch.complete = transactions.last().is_none_or(|last| last.complete);
             }
-            ChangeEvent::Truncate { .. } => batch.complete = false,
+            ChangeEvent::Truncate { .. }
+            | ChangeEvent::Dropped { transaction: Some(_), .. }
+            | ChangeEvent::Schema { altered: Some(_), .. } => batch.complete = false,
             _ => {}
         }
         batch.items.extend(self.router.route(event)?);

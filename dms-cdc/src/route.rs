@@ -104,15 +104,34 @@ impl Router {
         match event {
             ChangeEvent::Rows(rows) => self.rows(rows),
             ChangeEvent::Truncate { tables, transaction } => self.truncate(&tables, &transaction),
-            ChangeEvent::Schema { table, identity, column_ids, initial } => {
-                let Some(route) = self.tables.get_mut(&table.name) else { return Ok(Vec::new()) };
+            ChangeEvent::Schema { table, identity, column_ids, initial, altered } => {
                 let table = identified(table, &column_ids);
-                route.told = Some(Told { table, identity, initial });
-                Ok(route.identify(&self.mapping)?.into_iter().collect())
+                self.told(Told { table, identity, initial }, altered.as_ref())
             }
-            ChangeEvent::Dropped { table } => self.dropped(&table),
+            ChangeEvent::Dropped { table, transaction } => {
+                self.dropped(&table, transaction.as_ref())
+            }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// A shape that a transaction gave its table is followed at once, any other with the first rows
+    /// of it: these may be older than the table's load.
+    fn told(&mut self, told: Told, altered: Option<&Transaction>) -> Result<Vec<Item>> {
+        let name = told.table.name.clone();
+        let Some(route) = self.tables.get_mut(&name) else { return Ok(Vec::new()) };
+        let is_news = altered.is_some_and(|by| !route.holds(by, self.applied));
+        route.told = Some(told);
+        let mut items: Vec<Item> = route.identify(&self.mapping)?.into_iter().collect();
+        if is_news
+            && route.loaded.is_some()
+            && !route.suspended
+            && let Some(told) = route.told.take()
+        {
+            let followed = route.follow(&told, &self.mapping, &self.settings);
+            items.extend(followed.context("table", &name)?);
+        }
+        Ok(items)
     }
 
     fn rows(&mut self, rows: ChangeRows) -> Result<Vec<Item>> {
@@ -188,9 +207,11 @@ impl Router {
         Ok(items)
     }
 
-    fn dropped(&mut self, name: &TableName) -> Result<Vec<Item>> {
+    fn dropped(&mut self, name: &TableName, by: Option<&Transaction>) -> Result<Vec<Item>> {
         let Some(route) = self.tables.get_mut(name) else { return Ok(Vec::new()) };
-        if route.loaded.is_none() || route.suspended {
+        // What a load holds already was a table of the same name before it.
+        let is_old = by.is_some_and(|by| route.holds(by, self.applied));
+        if route.loaded.is_none() || route.suspended || is_old {
             return Ok(Vec::new());
         }
         let target = target_name(&self.mapping, route, name)?;
@@ -250,6 +271,11 @@ fn target_name(mapping: &TableMapping, route: &Route, name: &TableName) -> Resul
 }
 
 impl Route {
+    /// Whether what a transaction did is in the table already, if it is loaded.
+    fn holds(&self, transaction: &Transaction, applied: u64) -> bool {
+        transaction.position.order <= self.loaded.unwrap_or(0).max(applied)
+    }
+
     fn suspend(&mut self, table: TableName, reason: &str) -> Item {
         self.suspended = true;
         Item::Note(Note::Suspended { table, reason: reason.to_owned() })
@@ -367,4 +393,65 @@ fn identified(table: Arc<TableSchema>, column_ids: &[u32]) -> Arc<TableSchema> {
     }
     table.last_column = column_ids.iter().copied().max();
     Arc::new(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use dms_core::schema::LogicalType;
+
+    use super::*;
+
+    fn by(order: u64) -> Option<Transaction> {
+        let (position, id) = (dms_core::position::Position::new(order, ""), String::new());
+        Some(Transaction { position, committed_at: None, id, end: 0, complete: false })
+    }
+
+    fn table(columns: &[&str]) -> Arc<TableSchema> {
+        let column = |name: &&str| Column::new(*name, LogicalType::Int64);
+        let mut table =
+            TableSchema::new(TableName::new("s", "t"), columns.iter().map(column).collect());
+        table.primary_key = vec!["id".into()];
+        Arc::new(table)
+    }
+
+    /// A table of two columns whose load holds the transactions up to 10.
+    fn router(applied: u64) -> Router {
+        let loaded = Replicated {
+            source: TableName::new("s", "t"),
+            loaded: Some(10),
+            shape: Some(table(&["id", "a"])),
+            suspended: false,
+        };
+        let mapping = TableMapping::new().include("s", "%");
+        Router::new(mapping, ChangeSettings::default(), ChangeForm::Net, applied, vec![loaded])
+    }
+
+    fn altered(altered: Option<Transaction>) -> ChangeEvent {
+        ChangeEvent::Schema {
+            table: table(&["id", "a", "b"]),
+            identity: Identity::Key(vec![0]),
+            column_ids: Vec::new(),
+            initial: BTreeMap::new(),
+            altered,
+        }
+    }
+
+    #[test]
+    fn what_a_load_holds_is_not_done_again() {
+        let dropped =
+            |transaction| ChangeEvent::Dropped { table: TableName::new("s", "t"), transaction };
+        for (applied, old, new) in [(0, 10, 11), (20, 20, 21)] {
+            for (event, is_done) in [
+                (dropped(by(old)), false),
+                (dropped(by(new)), true),
+                (dropped(None), true),
+                (altered(by(old)), false),
+                (altered(None), false),
+                (altered(by(new)), true),
+            ] {
+                let items = router(applied).route(event.clone()).unwrap();
+                assert_eq!(!items.is_empty(), is_done, "{event:?}: {items:?}");
+            }
+        }
+    }
 }

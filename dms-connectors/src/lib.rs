@@ -2,7 +2,7 @@
 //!
 //! | feature | URL schemes | source | target |
 //! |---|---|---|---|
-//! | `postgres` | `postgres:`, `postgresql:` | full load | full load |
+//! | `postgres` | `postgres:`, `postgresql:` | full load, changes | full load, changes |
 //! | `sqlite` | `sqlite:` | full load, changes | full load, changes |
 
 use dms_core::endpoint::Connector;
@@ -11,6 +11,8 @@ use dms_core::endpoint::Connector;
 mod control;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod queue;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]

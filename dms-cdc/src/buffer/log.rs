@@ -22,13 +22,21 @@ pub(super) type Shapes = Arc<BTreeMap<TableName, ChangeEvent>>;
 pub(super) fn note_shape(shapes: &mut BTreeMap<TableName, ChangeEvent>, event: &ChangeEvent) {
     match event {
         ChangeEvent::Schema { table, .. } => {
-            shapes.insert(table.name.clone(), event.clone());
+            shapes.insert(table.name.clone(), as_known(event.clone()));
         }
-        ChangeEvent::Dropped { table } => {
+        ChangeEvent::Dropped { table, .. } => {
             shapes.remove(table);
         }
         _ => {}
     }
+}
+
+/// A shape that is told once more, behind the transaction that made it.
+fn as_known(mut event: ChangeEvent) -> ChangeEvent {
+    if let ChangeEvent::Schema { altered, .. } = &mut event {
+        *altered = None;
+    }
+    event
 }
 
 /// An event on its way into a segment.

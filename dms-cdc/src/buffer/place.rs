@@ -45,7 +45,9 @@ impl Place {
                     self.take(transaction)?;
                 }
             }
-            ChangeEvent::Truncate { transaction, .. } => self.take(transaction)?,
+            ChangeEvent::Truncate { transaction, .. }
+            | ChangeEvent::Dropped { transaction: Some(transaction), .. }
+            | ChangeEvent::Schema { altered: Some(transaction), .. } => self.take(transaction)?,
             ChangeEvent::Idle { position } => {
                 if self.open.is_some() {
                     return Err(disorder(

@@ -2,11 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use dms_core::change::ChangeEvent;
+use dms_core::change::{ChangeEvent, Transaction};
 use dms_core::schema::TableName;
 
 use super::log::note_shape;
 use super::place::part_after;
+
+/// The transaction that changed a table's shape, if that was told.
+fn doer(event: &ChangeEvent) -> Option<&Transaction> {
+    match event {
+        ChangeEvent::Schema { altered, .. } => altered.as_ref(),
+        ChangeEvent::Dropped { transaction, .. } => transaction.as_ref(),
+        _ => None,
+    }
+}
 
 /// Leaves out what is not after a position. The shapes of tables that were told before are told
 /// once, as they are where the rest begins: the target may have followed a shape's change already,
@@ -28,6 +37,14 @@ impl Skip {
     /// Leaves nothing out any more.
     pub(super) fn end(&mut self, out: &mut VecDeque<ChangeEvent>) {
         self.passed = true;
+        // What a transaction did of which the rest was left out is left out with it.
+        let is_held = |event: &ChangeEvent| {
+            self.after.zip(doer(event)).is_some_and(|(after, by)| by.position.order <= after)
+        };
+        let held = self.waiting.iter().rposition(is_held).map_or(0, |last| last + 1);
+        for event in self.waiting.drain(..held) {
+            note_shape(&mut self.shapes, &event);
+        }
         out.extend(std::mem::take(&mut self.shapes).into_values());
         out.extend(std::mem::take(&mut self.waiting));
     }

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 
 use super::settings::PostgresSettings;
 use super::state::CONTROL_TABLES;
-use super::types::{CatalogType, logical_type};
+use super::types::{CatalogType, catalog_type, logical_type};
 use super::{ENGINE, error::convert};
 
 const DOING: &str = "the database's catalogs cannot be read";
@@ -38,7 +38,8 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition AND c.relpersis
 ORDER BY 2, 3";
 
 /// A domain has the type that it is over, which is found through any number of domains.
-const COLUMNS: &str = "
+const COLUMNS: &str = concat!(
+    "
 WITH RECURSIVE base(start, modifier, oid, typmod) AS (
     SELECT DISTINCT a.atttypid, a.atttypmod, a.atttypid, a.atttypmod
     FROM pg_catalog.pg_attribute a
@@ -47,11 +48,9 @@ WITH RECURSIVE base(start, modifier, oid, typmod) AS (
     SELECT b.start, b.modifier, t.typbasetype, t.typtypmod
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
 SELECT a.attrelid, a.attname::text, a.attnotnull, a.attgenerated::text <> '',
-    CASE WHEN n.nspname = 'pg_catalog' THEN t.typname::text
-        ELSE n.nspname::text || '.' || t.typname::text END,
-    b.typmod, pg_catalog.format_type(b.oid, b.typmod),
-    ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder),
+    ",
+    catalog_type!(),
+    ",
     EXISTS(SELECT FROM pg_catalog.pg_depend d
         JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -63,7 +62,8 @@ JOIN base b ON b.start = a.atttypid AND b.modifier = a.atttypmod
 JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY a.attrelid, a.attnum";
+ORDER BY a.attrelid, a.attnum"
+);
 
 /// Keys and unique indexes over plain columns that hold for every row.
 const KEYS: &str = "

@@ -46,7 +46,7 @@ use futures::future::BoxFuture;
 
 pub use changes::decode_changes;
 pub use copy::{decode_copy, encode_copy};
-pub use settings::{ExistingIndexes, PostgresSettings};
+pub use settings::{CaptureDdls, ExistingIndexes, PostgresSettings, RetainedWalPolicy};
 pub use source::PostgresSource;
 pub use target::PostgresTarget;
 
@@ -62,42 +62,34 @@ pub(crate) const CONNECTOR: Connector = Connector {
     change_target: Some(open_change_target),
 };
 
+async fn source(endpoint: EndpointSettings) -> dms_core::Result<Arc<PostgresSource>> {
+    PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await
+}
+
+fn target(endpoint: &EndpointSettings) -> dms_core::Result<Arc<PostgresTarget>> {
+    PostgresSettings::from_endpoint(endpoint).map(PostgresTarget::open)
+}
+
 fn open_source(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
-    async move {
-        let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await?;
-        Ok(source as Arc<dyn Source>)
-    }
-    .boxed()
+    async move { Ok(source(endpoint).await? as Arc<dyn Source>) }.boxed()
 }
 
 fn open_change_source(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeSource>>> {
-    async move {
-        let source = PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await?;
-        Ok(source as Arc<dyn ChangeSource>)
-    }
-    .boxed()
+    async move { Ok(source(endpoint).await? as Arc<dyn ChangeSource>) }.boxed()
 }
 
 fn open_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
-    async move {
-        let target = PostgresTarget::open(PostgresSettings::from_endpoint(&endpoint)?);
-        Ok(target as Arc<dyn Target>)
-    }
-    .boxed()
+    async move { Ok(target(&endpoint)? as Arc<dyn Target>) }.boxed()
 }
 
 fn open_change_target(
     endpoint: EndpointSettings,
 ) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
-    async move {
-        let target = PostgresTarget::open(PostgresSettings::from_endpoint(&endpoint)?);
-        Ok(target as Arc<dyn ChangeTarget>)
-    }
-    .boxed()
+    async move { Ok(target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
 }

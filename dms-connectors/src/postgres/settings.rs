@@ -46,10 +46,12 @@ pub struct PostgresSettings {
     /// A publication that exists already, of all tables of the task and without row filters or
     /// lists of columns, for a role that may not create one. It stays at the end of a capture.
     pub publication_name: Option<String>,
-    /// From how many bytes of log on that a source's server keeps for a task a warning is logged,
-    /// each minute; 0, the default, for never. The task goes on: to stop would only make the server
-    /// keep more.
+    /// Whether event triggers tell a source's tasks of altered and dropped tables; default auto.
+    pub capture_ddls: CaptureDdls,
+    /// How many bytes of log a source's server may keep for a task; 0, the default, for any number.
     pub retained_wal_max: u64,
+    /// What becomes of a task for which it keeps more; default warn.
+    pub retained_wal_policy: RetainedWalPolicy,
     /// How to speak TLS, unless it is off.
     pub(super) tls: Option<MakeRustlsConnect>,
     /// The same in words, for connections of another client.
@@ -68,6 +70,48 @@ pub enum ExistingIndexes {
     Rebuild,
 }
 
+/// What becomes of a task for which the source's server keeps more log than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetainedWalPolicy {
+    /// A warning is logged, each minute. The task goes on: to stop makes the server keep more.
+    #[default]
+    Warn,
+    /// The task stops with an error when what was read before is applied. The slot stays, so that the
+    /// task can go on, and the server keeps its log until the task is deleted.
+    Stop,
+}
+
+/// Whether event triggers at a source tell of altered and dropped tables.
+///
+/// With them a drop, and an alteration that no row follows, are told at their place in the log.
+/// Without them an alteration is told with the next row of its table, and a drop is found within
+/// seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+pub enum CaptureDdls {
+    /// Where the role may make event triggers.
+    #[default]
+    Auto,
+    /// Always: a role that may not is refused.
+    Always,
+    /// Never: those that are there are removed.
+    Never,
+}
+
+impl TryFrom<serde_json::Value> for CaptureDdls {
+    type Error = String;
+
+    fn try_from(value: serde_json::Value) -> std::result::Result<Self, String> {
+        match (value.as_bool(), value.as_str()) {
+            (Some(true), _) | (_, Some("true")) => Ok(Self::Always),
+            (Some(false), _) | (_, Some("false")) => Ok(Self::Never),
+            (_, Some("auto")) => Ok(Self::Auto),
+            _ => Err(format!("capture-ddls is {value}; write auto, true or false")),
+        }
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
@@ -78,7 +122,9 @@ struct Options {
     unlogged: bool,
     slot_name: Option<String>,
     publication_name: Option<String>,
+    capture_ddls: CaptureDdls,
     retained_wal_max: u64,
+    retained_wal_policy: RetainedWalPolicy,
     sslmode: Option<String>,
     sslrootcert: Option<String>,
     sslcert: Option<String>,
@@ -98,8 +144,8 @@ impl PostgresSettings {
     /// Reads `postgres://user:password@host:port/database` with the parameters of libpq that
     /// `tokio-postgres` knows and those of TLS (`sslmode`, `sslrootcert`, `sslcert`, `sslkey`), and
     /// the options `password`, `control-schema`, `column-types`, `existing-indexes`, `unlogged`,
-    /// `slot-name`, `publication-name`, `retained-wal-max` and, again, those of TLS. What neither
-    /// says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
+    /// `slot-name`, `publication-name`, `capture-ddls`, `retained-wal-max`, `retained-wal-policy`
+    /// and, again, those of TLS. What neither says is taken from libpq's environment variables (`PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`, …) and its password file.
     ///
     /// # Errors
@@ -113,6 +159,11 @@ impl PostgresSettings {
             serde_json::Value::Object(endpoint.options.clone()),
             "options of the postgres endpoint",
         )?;
+        if options.retained_wal_policy == RetainedWalPolicy::Stop && options.retained_wal_max == 0 {
+            return Err(Error::settings(
+                "retained-wal-policy is stop, and retained-wal-max says no limit: give one in bytes",
+            ));
+        }
         let address = endpoint.redacted_url();
         let (url, mut of_tls) = split(&endpoint.url);
         // The parser's own message might show a part of the URL, and so of a password.
@@ -173,7 +224,9 @@ impl PostgresSettings {
             unlogged: options.unlogged,
             slot_name: options.slot_name.map(slot_name).transpose()?,
             publication_name: options.publication_name,
+            capture_ddls: options.capture_ddls,
             retained_wal_max: options.retained_wal_max,
+            retained_wal_policy: options.retained_wal_policy,
             tls,
             address,
         })
@@ -260,6 +313,48 @@ mod tests {
         assert_eq!(read("of_mine_2").unwrap().as_deref(), Some("of_mine_2"));
         for wrong in ["", "Mine", "my-slot", &"x".repeat(64)] {
             assert!(read(wrong).unwrap_err().to_string().contains("slot-name"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn whether_ddl_is_captured() {
+        let read = |value: serde_json::Value| {
+            let mut endpoint = EndpointSettings::new("postgres://db/shop");
+            endpoint.options.insert("capture-ddls".into(), value);
+            PostgresSettings::from_endpoint(&endpoint).map(|settings| settings.capture_ddls)
+        };
+        assert_eq!(
+            PostgresSettings::new("postgres://db/shop").unwrap().capture_ddls,
+            CaptureDdls::Auto
+        );
+        for (value, meant) in [
+            (true.into(), CaptureDdls::Always),
+            ("true".into(), CaptureDdls::Always),
+            (false.into(), CaptureDdls::Never),
+            ("auto".into(), CaptureDdls::Auto),
+        ] {
+            assert_eq!(read(value).unwrap(), meant);
+        }
+        let error = read("yes".into()).unwrap_err().to_string();
+        assert!(error.contains("capture-ddls") && error.contains("auto, true or false"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_retained_log() {
+        let read = |options: serde_json::Value| {
+            let mut endpoint = EndpointSettings::new("postgres://db/shop");
+            endpoint.options = options.as_object().unwrap().clone();
+            PostgresSettings::from_endpoint(&endpoint).map(|settings| settings.retained_wal_policy)
+        };
+        let limit = "retained-wal-max";
+        assert_eq!(read(serde_json::json!({limit: 5})).unwrap(), RetainedWalPolicy::Warn);
+        let stop = serde_json::json!({limit: 5, "retained-wal-policy": "stop"});
+        assert_eq!(read(stop).unwrap(), RetainedWalPolicy::Stop);
+        for wrong in [
+            serde_json::json!({"retained-wal-policy": "stop"}),
+            serde_json::json!({limit: 5, "retained-wal-policy": "end"}),
+        ] {
+            assert!(read(wrong).unwrap_err().to_string().contains("retained-wal-policy"));
         }
     }
 

@@ -10,6 +10,19 @@ const CHARACTERS_MAX: u32 = 10_485_760;
 /// The most digits of a declared numeric (<https://www.postgresql.org/docs/current/datatype-numeric.html>).
 const DIGITS_MAX: u8 = 76;
 
+/// What [`CatalogType`] has of the type that `b` names by `oid` and `typmod`, which is row `t` of
+/// `pg_type` in namespace `n`: four columns of a query, in its order.
+macro_rules! catalog_type {
+    () => {
+        "CASE WHEN n.nspname = 'pg_catalog' THEN t.typname::text
+            ELSE n.nspname::text || '.' || t.typname::text END,
+        b.typmod, pg_catalog.format_type(b.oid, b.typmod),
+        ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
+            WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)"
+    };
+}
+pub(super) use catalog_type;
+
 /// A column's type as the catalogs have it, domains resolved to their base.
 #[derive(Debug)]
 pub(super) struct CatalogType<'a> {

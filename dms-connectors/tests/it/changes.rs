@@ -135,7 +135,7 @@ async fn shapes_are_told_when_they_change() {
     ] {
         writer.execute_batch(sql).unwrap();
         let event = busy(&mut feed).await.unwrap();
-        let ChangeEvent::Schema { table, column_ids, initial, identity } = event else {
+        let ChangeEvent::Schema { table, column_ids, initial, identity, .. } = event else {
             panic!("{event:?}")
         };
         assert_eq!(identity.columns(9), [0]);
@@ -172,7 +172,7 @@ async fn shapes_are_told_when_they_change() {
     {
         writer.execute_batch(sql).unwrap();
         let event = busy(&mut feed).await.unwrap();
-        let ChangeEvent::Dropped { table } = event else { panic!("{event:?}") };
+        let ChangeEvent::Dropped { table, .. } = event else { panic!("{event:?}") };
         assert_eq!(table, TableName::new("main", gone));
     }
 }

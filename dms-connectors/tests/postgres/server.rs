@@ -68,8 +68,23 @@ impl Server {
         Self::start_with("", settings)
     }
 
+    /// Starts a standby of a server.
+    #[allow(dead_code, reason = "one of the two test programs that share this file needs it")]
+    pub(crate) fn standby_of(primary: &Self, settings: &[&str]) -> Self {
+        let from = format!("--dbname=host=127.0.0.1 port={} user=dms", primary.port);
+        let copy = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync", &from, "--pgdata"];
+        Self::start_from("", settings, "pg_basebackup", &copy)
+    }
+
     /// Starts a server for which a shell runs a command each time, `$starts` being 1 at first.
     pub(crate) fn start_with(first: &str, settings: &[&str]) -> Self {
+        let new = ["--username=dms", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"];
+        let new = [&new[..], &["--pgdata"]].concat();
+        Self::start_from(first, settings, "initdb", &new)
+    }
+
+    /// Starts a server whose data a program makes.
+    fn start_from(first: &str, settings: &[&str], program: &str, arguments: &[&str]) -> Self {
         let (programs, user) = (programs(), unprivileged());
         let folder = tempfile::tempdir().unwrap().keep();
         let as_user = |program: &Path| {
@@ -84,11 +99,7 @@ impl Server {
             chown(&folder, Some(uid), Some(gid)).unwrap();
         }
         let data = folder.join("data");
-        let made = as_user(&programs.join("initdb"))
-            .args(["--username=dms", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
-            .arg(&data)
-            .output()
-            .unwrap();
+        let made = as_user(&programs.join(program)).args(arguments).arg(&data).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = as_user(Path::new("/bin/sh"));
@@ -135,7 +146,9 @@ impl Server {
     fn wait_until_ready(&self) {
         let (began, lines) = (Instant::now(), self.log.lock().unwrap());
         let mut said = String::new();
-        while !said.contains("ready to accept connections") {
+        while !said.contains("ready to accept connections")
+            && !said.contains("ready to accept read-only connections")
+        {
             assert!(began.elapsed() < Duration::from_secs(60), "the server did not start: {said}");
             if let Ok(line) = lines.recv_timeout(Duration::from_millis(100)) {
                 said.push_str(&line);

@@ -39,9 +39,11 @@ enum Head {
         identity: Identity,
         column_ids: Vec<u32>,
         initial: BTreeMap<usize, Option<Value>>,
+        altered: Option<Transaction>,
     },
     Dropped {
         table: TableName,
+        transaction: Option<Transaction>,
     },
     Idle {
         position: Position,
@@ -66,13 +68,16 @@ pub fn encode_event(event: &ChangeEvent) -> Result<Vec<u8>> {
         ChangeEvent::Truncate { tables, transaction } => {
             Head::Truncate { tables: tables.clone(), transaction: transaction.clone() }
         }
-        ChangeEvent::Schema { table, identity, column_ids, initial } => Head::Schema {
+        ChangeEvent::Schema { table, identity, column_ids, initial, altered } => Head::Schema {
             table: Arc::clone(table),
             identity: identity.clone(),
             column_ids: column_ids.clone(),
             initial: initial.clone(),
+            altered: altered.clone(),
         },
-        ChangeEvent::Dropped { table } => Head::Dropped { table: table.clone() },
+        ChangeEvent::Dropped { table, transaction } => {
+            Head::Dropped { table: table.clone(), transaction: transaction.clone() }
+        }
         ChangeEvent::Idle { position } => Head::Idle { position: position.clone() },
     };
     let head = serde_json::to_vec(&head)
@@ -125,10 +130,10 @@ pub fn decode_event(bytes: &[u8]) -> Result<ChangeEvent> {
             ChangeEvent::Rows(ChangeRows { batches, transactions })
         }
         Head::Truncate { tables, transaction } => ChangeEvent::Truncate { tables, transaction },
-        Head::Schema { table, identity, column_ids, initial } => {
-            ChangeEvent::Schema { table, identity, column_ids, initial }
+        Head::Schema { table, identity, column_ids, initial, altered } => {
+            ChangeEvent::Schema { table, identity, column_ids, initial, altered }
         }
-        Head::Dropped { table } => ChangeEvent::Dropped { table },
+        Head::Dropped { table, transaction } => ChangeEvent::Dropped { table, transaction },
         Head::Idle { position } => ChangeEvent::Idle { position },
     })
 }

@@ -151,11 +151,18 @@ pub enum ChangeEvent {
         /// nothing is said, `None` where it is not known (any more), so that the table has to be
         /// loaded again if its target lacks the column.
         initial: BTreeMap<usize, Option<Value>>,
+        /// The transaction that gave the table this shape, if the source tells that: then the
+        /// target follows at that place, whether or not rows come. It goes on in the next event, as
+        /// one of `Truncate` does.
+        altered: Option<Transaction>,
     },
     /// A table is gone or renamed at the source: no more changes of it will come.
     Dropped {
         /// Its name.
         table: TableName,
+        /// The transaction that did it, if the source tells that; it goes on in the next event, as
+        /// one of `Truncate` does. A table whose load holds it is another one of this name.
+        transaction: Option<Transaction>,
     },
     /// Every change up to here has been delivered, and no transaction is open.
     Idle {

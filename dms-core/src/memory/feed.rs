@@ -208,6 +208,7 @@ impl ChangeSource for MemorySource {
             identity: identity_of(table),
             column_ids: Vec::new(),
             initial: std::collections::BTreeMap::new(),
+            altered: None,
         });
         let schemas: Vec<Result<ChangeEvent>> = schemas.map(Ok).collect();
         // The version sent, and whether the feed has said that it is the newest.

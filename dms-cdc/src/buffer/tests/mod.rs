@@ -41,7 +41,14 @@ fn schema_event(table: usize, columns: usize) -> ChangeEvent {
         identity: Identity::Key(vec![0]),
         column_ids: Vec::new(),
         initial: BTreeMap::new(),
+        altered: None,
     }
+}
+
+/// A transaction that did something between rows.
+fn doing(order: u64) -> Transaction {
+    let (position, id) = (position(order), String::new());
+    Transaction { position, committed_at: None, id, end: 0, complete: false }
 }
 
 /// Inserts of these identities, one transaction each number of records.
@@ -124,13 +131,7 @@ fn history(acts: Vec<Act>) -> Vec<ChangeEvent> {
                 events.push(rows_event(&transactions, columns, &mut id));
             }
             Act::Truncate => {
-                let transaction = Transaction {
-                    position: position(begin(&mut open)),
-                    committed_at: None,
-                    id: String::new(),
-                    end: 0,
-                    complete: false,
-                };
+                let transaction = doing(begin(&mut open));
                 open = true;
                 events.push(ChangeEvent::Truncate { tables: vec![name(0)], transaction });
             }
@@ -139,8 +140,14 @@ fn history(acts: Vec<Act>) -> Vec<ChangeEvent> {
                 events.push(schema_event(table, count));
             }
             Act::Drop(table) => {
-                events.push(ChangeEvent::Dropped { table: name(table) });
-                events.push(schema_event(table, columns[table]));
+                let transaction = Some(doing(begin(&mut open)));
+                open = true;
+                let mut again = schema_event(table, columns[table]);
+                if let ChangeEvent::Schema { altered, .. } = &mut again {
+                    altered.clone_from(&transaction);
+                }
+                events.push(ChangeEvent::Dropped { table: name(table), transaction });
+                events.push(again);
             }
             Act::Idle if open => {}
             Act::Idle => events.push(ChangeEvent::Idle { position: position(begin(&mut open)) }),
@@ -178,7 +185,7 @@ fn items<'a>(events: impl IntoIterator<Item = &'a ChangeEvent>) -> Vec<Item> {
             ChangeEvent::Schema { table, .. } => {
                 told.insert(table.name.clone(), table.columns.len());
             }
-            ChangeEvent::Dropped { table } => {
+            ChangeEvent::Dropped { table, .. } => {
                 told.remove(table);
             }
             ChangeEvent::Idle { position } => items.push(Item::Idle(position.order)),

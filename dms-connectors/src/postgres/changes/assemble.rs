@@ -9,7 +9,7 @@ use dms_core::schema::TableName;
 use dms_core::{Error, ErrorKind, Result};
 
 use super::lsn::{Log, Lsn};
-use super::pgoutput::{Message, Relation};
+use super::pgoutput::Message;
 use super::relation::Shape;
 use super::rows::TableRows;
 use crate::postgres::copy::EPOCH_MICROS;
@@ -122,7 +122,7 @@ impl Assembler {
             }
             Message::Commit { end } => return self.commit(Lsn(*end)),
             Message::Truncate { relations } => return self.truncate(relations),
-            Message::Relation(_) | Message::Other => return Ok(()),
+            Message::Relation(_) | Message::Logical { .. } | Message::Other => return Ok(()),
         };
         let Some(open) = &self.open else { return Err(out_of_place("a row")) };
         if open.skipped {
@@ -182,8 +182,7 @@ impl Assembler {
             return Ok(());
         }
         self.cut()?;
-        if let Some(open) = &self.open {
-            let transaction = open.part(self.log.transaction(open.commit, open.commit), 0, false);
+        if let Some(transaction) = self.act() {
             self.events.push(ChangeEvent::Truncate { tables, transaction });
         }
         Ok(())
@@ -194,31 +193,50 @@ impl Assembler {
     ///
     /// # Errors
     /// `Unexpected` if Arrow refuses what was gathered.
-    pub(super) fn ignore(&mut self, relation: &Relation) -> Result<()> {
-        self.last.1 = usize::MAX;
-        if let Some(Some(place)) = self.relations.insert(relation.id, None)
-            && let Some(table) = self.tables.get(place).map(|rows| rows.shape.table.name.clone())
-        {
-            self.dropped(table)?;
-        }
-        Ok(())
+    pub(super) fn ignore(&mut self, relation: u32) -> Result<()> {
+        let known = self.shape(relation).map(|shape| shape.table.name.clone());
+        self.forget(relation);
+        known.map_or(Ok(()), |table| self.dropped(table))
     }
 
-    /// Tells that a table is gone.
+    /// Rows of this relation are of no interest from here on.
+    pub(super) fn forget(&mut self, relation: u32) {
+        self.last.1 = usize::MAX;
+        self.relations.insert(relation, None);
+    }
+
+    /// Tells that a table is gone, by the transaction that is open if one is. One that is left out
+    /// has told it before.
     ///
     /// # Errors
     /// `Unexpected` if Arrow refuses what was gathered.
     pub(super) fn dropped(&mut self, table: TableName) -> Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.skipped) {
+            return Ok(());
+        }
         self.cut()?;
-        self.events.push(ChangeEvent::Dropped { table });
+        let transaction = self.act();
+        self.events.push(ChangeEvent::Dropped { table, transaction });
         Ok(())
     }
 
-    /// The shape that rows of a relation have from here on.
+    /// The transaction that is open, as one that did something between rows.
+    fn act(&self) -> Option<Transaction> {
+        let open = self.open.as_ref()?;
+        Some(open.part(self.log.transaction(open.commit, open.commit), 0, false))
+    }
+
+    /// Whether what the transaction that is open does is to be told.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.skipped)
+    }
+
+    /// The shape that rows of a relation have from here on; `is_altered` if the transaction that is
+    /// open gave it to the table.
     ///
     /// # Errors
     /// `Unsupported` for a type without a form in Arrow.
-    pub(super) fn follow(&mut self, relation: u32, shape: Shape) -> Result<()> {
+    pub(super) fn follow(&mut self, relation: u32, shape: Shape, is_altered: bool) -> Result<()> {
         let known = self.relations.get(&relation).copied().flatten();
         if let Some(rows) = known.and_then(|place| self.tables.get(place))
             && *rows.shape == shape
@@ -231,6 +249,7 @@ impl Assembler {
             identity: shape.identity.clone(),
             column_ids: shape.column_ids.clone(),
             initial: shape.initial.clone(),
+            altered: self.act().filter(|_| is_altered),
         });
         let rows = TableRows::new(Arc::new(shape))?;
         let place = known.unwrap_or(self.tables.len());

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::database::{Database, arrays};
 use super::names::Names;
 use super::slot::Slot;
-use super::{database, publication};
+use super::{database, ddl, publication};
 use crate::postgres::error::convert;
 use crate::postgres::settings::PostgresSettings;
 use crate::sql::quote;
@@ -83,6 +83,7 @@ pub(super) async fn check(
     if names.is_given {
         publication::check(database, names, tables).await?;
     }
+    ddl::check(settings, &database.client, names).await?;
     super::walsender::check(settings)
 }
 

@@ -10,10 +10,20 @@ use crate::postgres::connection::{connect, version};
 use crate::postgres::discover;
 use crate::postgres::error::convert;
 use crate::postgres::settings::PostgresSettings;
-use crate::postgres::types::{CatalogType, logical_type};
+use crate::postgres::types::{CatalogType, catalog_type, logical_type};
 
 /// The first version whose `pgoutput` delivers logical messages and values in binary form.
 const VERSION_MIN: u32 = 140_000;
+
+/// Which server this is, by the name of the file that it writes its log to: what a server knows
+/// otherwise of its timeline is that of its last checkpoint.
+const IDENTITY: &str = "
+SELECT s.system_identifier::text, d.oid, d.datname::text, session_user::text,
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id
+        ELSE ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))
+            ::bit(32)::int4 END
+FROM pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c,
+    pg_catalog.pg_database d WHERE d.datname = current_database()";
 
 /// A connection, and which database of which server that is.
 pub(super) struct Database {
@@ -41,15 +51,10 @@ impl Database {
             ));
         }
         let row = client
-            .query_one(
-                "SELECT s.system_identifier::text, d.oid, d.datname::text, session_user::text \
-                 FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d \
-                 WHERE d.datname = current_database()",
-                &[],
-            )
+            .query_one(IDENTITY, &[])
             .await
             .map_err(|error| convert(error, "the server does not tell its system identifier"))?;
-        let log = Log::new(row.get(0), row.get(1));
+        let log = Log::new(row.get(0), row.get(1), row.get::<_, i32>(4).unsigned_abs());
         Ok(Self { client, log, name: row.get(2), user: row.get(3), version })
     }
 
@@ -87,8 +92,9 @@ pub(super) fn arrays(tables: &[TableSchema]) -> (Vec<&str>, Vec<&str>) {
 }
 
 /// The columns of tables that the log carries, with the types they are over.
-const COLUMNS: &str = "
-WITH RECURSIVE col(schema, name, attname, oid, typmod) AS (
+const COLUMNS: &str = concat!(
+    "
+WITH RECURSIVE base(schema, name, attname, oid, typmod) AS (
     SELECT w.schema, w.name, a.attname::text, a.atttypid, a.atttypmod
     FROM unnest($1::text[], $2::text[]) w(schema, name)
     JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
@@ -96,16 +102,15 @@ WITH RECURSIVE col(schema, name, attname, oid, typmod) AS (
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         AND NOT a.attisdropped AND a.attgenerated = ''
     UNION ALL
-    SELECT c.schema, c.name, c.attname, t.typbasetype, t.typtypmod
-    FROM col c JOIN pg_catalog.pg_type t ON t.oid = c.oid WHERE t.typtype = 'd')
-SELECT c.schema, c.name, c.attname, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname::text
-        ELSE n.nspname::text || '.' || t.typname::text END,
-    c.typmod, pg_catalog.format_type(c.oid, c.typmod),
-    ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
-FROM col c
-JOIN pg_catalog.pg_type t ON t.oid = c.oid AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace";
+    SELECT b.schema, b.name, b.attname, t.typbasetype, t.typtypmod
+    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
+SELECT b.schema, b.name, b.attname, ",
+    catalog_type!(),
+    "
+FROM base b
+JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+);
 
 /// Whether something is so of each column, given the name of the type that it is over.
 ///

@@ -43,8 +43,8 @@ pub fn decode_changes<'a>(
         is_identity: (0..table.columns.len()).map(|place| parts.contains(&place)).collect(),
     };
     let mut assembler =
-        Assembler::new(Log::new("", 0), &Position::new(0, String::new()), event_bytes);
-    assembler.follow(relation, shape)?;
+        Assembler::new(Log::new("", 0, 0), &Position::new(0, String::new()), event_bytes);
+    assembler.follow(relation, shape, false)?;
     assembler.begin(TRANSACTION, 1, 0);
     for message in messages {
         assembler.take(&Message::parse(message)?, message.len())?;

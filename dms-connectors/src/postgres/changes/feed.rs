@@ -8,17 +8,18 @@ use dms_core::change::ChangeEvent;
 use dms_core::endpoint::Acknowledge;
 use dms_core::position::Position;
 use dms_core::schema::TableName;
-use dms_core::{Error, Result};
+use dms_core::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::assemble::Assembler;
+use super::ddl::Told;
 use super::lsn::{Log, Lsn};
 use super::pgoutput::Message;
-use super::queue::{EventSender, Gone};
 use super::relation::Shapes;
 use super::stream::{Stream, Streamed};
 use super::watch::Notice;
+use crate::queue::{EventSender, Gone};
 
 /// How long a complete transaction waits for others to come along when the stream pauses.
 const LINGER: Duration = Duration::from_millis(3);
@@ -73,6 +74,8 @@ pub(super) struct Feed {
     pub(super) notices: mpsc::UnboundedReceiver<Notice>,
     pub(super) assembler: Assembler,
     pub(super) shapes: Shapes,
+    /// The prefix of the messages that tell of altered and dropped tables.
+    pub(super) messages: Option<String>,
     pub(super) pace: Pace,
 }
 
@@ -91,6 +94,18 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(from: Lsn) -> Self {
         Self { reached: from, quiet: from, idle_told: None, flush_at: None, gone: Vec::new() }
+    }
+}
+
+impl Pace {
+    /// # Errors
+    /// What the feed cannot go on after.
+    fn note(&mut self, notice: Notice) -> Result<()> {
+        match notice {
+            Notice::Gone(table, place) => self.gone.push((table, place)),
+            Notice::Failed(error) => return Err(error),
+        }
+        Ok(())
     }
 }
 
@@ -139,10 +154,7 @@ impl Feed {
             tokio::select! {
                 biased;
                 // The other end may be gone: then it says nothing more.
-                Some(notice) = self.notices.recv() => match notice {
-                    Notice::Gone(table, place) => self.pace.gone.push((table, place)),
-                    Notice::Failed(error) => return Err(error.into()),
-                },
+                Some(notice) = self.notices.recv() => self.pace.note(notice)?,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.flush().await?;
                 }
@@ -186,9 +198,15 @@ impl Feed {
             Message::Relation(relation) => {
                 let before = self.assembler.shape(relation.id);
                 match self.shapes.resolve(&relation, before).await? {
-                    Some(shape) => self.assembler.follow(relation.id, shape)?,
-                    None => self.assembler.ignore(&relation)?,
+                    Some(shape) => self.assembler.follow(relation.id, shape, false)?,
+                    None => self.assembler.ignore(relation.id)?,
                 }
+            }
+            Message::Logical { transactional: true, prefix, content }
+                if self.messages.as_deref().map(str::as_bytes) == Some(prefix)
+                    && self.assembler.is_wanted() =>
+            {
+                self.altered(Told::parse(content)).await?;
             }
             message => {
                 self.assembler.take(&message, bytes.len())?;
@@ -198,6 +216,38 @@ impl Feed {
                         self.pace.flush_at = Some(Instant::now() + LINGER);
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the event triggers tell, as far as the catalogs bear it out.
+    async fn altered(&mut self, told: Told) -> Result<()> {
+        for id in told.dropped {
+            let Some(table) = self.shapes.followed(id).cloned() else { continue };
+            if self.shapes.is_gone(id).await? {
+                self.assembler.forget(id);
+                self.assembler.dropped(table)?;
+            }
+        }
+        for described in told.altered {
+            let id = described.id;
+            let Some(table) = self.shapes.followed(id).cloned() else { continue };
+            if !self.shapes.is_as(&described).await? {
+                continue;
+            }
+            let before = self.assembler.shape(id);
+            match self.shapes.resolve(&described.into_relation(), before).await {
+                Ok(Some(shape)) => self.assembler.follow(id, shape, true)?,
+                Ok(None) => {
+                    self.assembler.forget(id);
+                    self.assembler.dropped(table)?;
+                }
+                // Of a type that is gone by now. Rows of this shape will say so, if there are any.
+                Err(error) if error.kind() == ErrorKind::Schema => {
+                    tracing::debug!(%table, %error, "a change of a table is left to its rows");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -250,7 +300,17 @@ impl Feed {
             self.pace.flush_at = None;
         }
         for event in self.assembler.events.drain(..) {
-            self.sender.send(event).await?;
+            let mut sending = std::pin::pin!(self.sender.send(event));
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => {
+                        sent?;
+                        break;
+                    }
+                    Some(notice) = self.notices.recv() => self.pace.note(notice)?,
+                }
+            }
         }
         Ok(())
     }

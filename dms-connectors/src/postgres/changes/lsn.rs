@@ -31,23 +31,43 @@ impl fmt::Display for Lsn {
 /// Whose log it is: positions of one say nothing in another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Log {
-    /// `"<system identifier>/<oid of the database>/"`.
-    prefix: Arc<str>,
+    /// `"<system identifier>/<oid of the database>"`.
+    source: Arc<str>,
+    /// The timeline that the server is on: another takes over with a new one.
+    pub(super) timeline: u32,
 }
 
 impl Log {
-    pub(super) fn new(system: &str, database: u32) -> Self {
-        Self { prefix: format!("{system}/{database}/").into() }
+    pub(super) fn new(system: &str, database: u32, timeline: u32) -> Self {
+        Self { source: format!("{system}/{database}").into(), timeline }
     }
 
     /// A transaction's place: that of its commit record; its log goes on at `next`.
     pub(super) fn transaction(&self, commit: Lsn, next: Lsn) -> Position {
-        Position::new(commit.0, format!("{}{next}", self.prefix))
+        Position::new(commit.0, format!("{}@{}/{next}", self.source, self.timeline))
     }
 
     /// Every transaction whose commit record lies before a place.
     pub(super) fn before(&self, next: Lsn) -> Position {
         self.transaction(Lsn(next.0.saturating_sub(1)), next)
+    }
+
+    /// The timeline and the place of a token of this source; one of an early version has no
+    /// timeline.
+    fn parts<'a>(&self, token: &'a str) -> Option<(Option<u32>, &'a str)> {
+        let rest = token.strip_prefix(&*self.source)?;
+        match rest.strip_prefix('@') {
+            None => Some((None, rest.strip_prefix('/')?)),
+            Some(rest) => {
+                let (timeline, lsn) = rest.split_once('/')?;
+                Some((Some(timeline.parse().ok()?), lsn))
+            }
+        }
+    }
+
+    /// The timeline of a position, if it says one.
+    pub(super) fn timeline_of(&self, position: &Position) -> Option<u32> {
+        self.parts(&position.token)?.0
     }
 
     /// Where the log goes on after a position.
@@ -66,8 +86,8 @@ impl Log {
             // Given by a person, who has this source in mind.
             None => &position.token,
             Some((source, _)) => {
-                let Some(lsn) = position.token.strip_prefix(&*self.prefix) else {
-                    let (system, _) = self.prefix.split_once('/').unwrap_or_default();
+                let Some((_, lsn)) = self.parts(&position.token) else {
+                    let (system, _) = self.source.split_once('/').unwrap_or_default();
                     return wrong(if source.split('/').next() == Some(system) {
                         "the position is one of another database of this server"
                     } else {
@@ -116,14 +136,18 @@ mod tests {
 
     #[test]
     fn positions_of_other_logs_are_refused() {
-        let log = Log::new("7000", 5);
+        let log = Log::new("7000", 5, 2);
         let position = log.transaction(Lsn(0x100), Lsn(0x130));
-        assert_eq!((position.order, &*position.token), (0x100, "7000/5/0/130"));
+        assert_eq!((position.order, &*position.token), (0x100, "7000/5@2/0/130"));
+        assert_eq!(log.timeline_of(&position), Some(2));
+        let early = Position::new(0x100, "7000/5/0/130");
+        assert_eq!((log.timeline_of(&early), log.next(&early).unwrap()), (None, Lsn(0x130)));
         assert_eq!(log.next(&position).unwrap(), Lsn(0x130));
         assert_eq!(log.next(&parse_position("0/130").unwrap()).unwrap(), Lsn(0x130));
         for (other, says) in [
-            (Log::new("7000", 6), "another database"),
-            (Log::new("7001", 5), "another PostgreSQL server"),
+            (Log::new("7000", 6, 2), "another database"),
+            (Log::new("7000", 51, 2), "another database"),
+            (Log::new("7001", 5, 2), "another PostgreSQL server"),
         ] {
             let error = other.next(&position).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");

@@ -3,6 +3,7 @@
 //! ```text
 //! publication   which tables             made from the task's name, or named by the user
 //! slot          from where on            permanent; one a task
+//! ddl           event triggers           tables altered and dropped, as messages in the log
 //! walsender     a connection             that speaks the replication protocol
 //! stream        bytes of the log         what is confirmed is told meanwhile
 //!   pgoutput    bytes → messages
@@ -13,8 +14,14 @@
 //! ```
 //!
 //! **Positions.** A transaction stands where its commit record does; the position's token says where
-//! the log goes on after it. A slot with the consistent point `C` and its snapshot divide the
-//! transactions at `C`, exactly: such a snapshot has the position `C - 1`.
+//! the log goes on after it, and on which timeline of which server. A slot with the consistent point
+//! `C` and its snapshot divide the transactions at `C`, exactly: such a snapshot has the position
+//! `C - 1`.
+//!
+//! **An idle database holds back nothing.** The server tells where it is while it reads the changes
+//! of other databases, and what is behind that place is told as idle and acknowledged like changes:
+//! the slot moves, and the server forgets its log. So nothing is ever written into the source to keep
+//! a slot moving, which a role could lack the right for and which other tasks would read.
 //!
 //! **Values** arrive in binary form, which the decoders of a load read. If a followed table has a
 //! column of a type that has none here, the whole feed is in text form.
@@ -22,6 +29,7 @@
 mod assemble;
 mod check;
 mod database;
+mod ddl;
 mod decode;
 mod feed;
 mod form;
@@ -29,11 +37,11 @@ mod lsn;
 mod names;
 mod pgoutput;
 mod publication;
-mod queue;
 mod relation;
 mod rows;
 mod slot;
 mod stream;
+mod timeline;
 mod wait;
 mod walsender;
 mod watch;
@@ -58,8 +66,10 @@ use self::slot::Slot;
 use self::stream::Stream;
 use self::walsender::Walsender;
 use self::watch::Watch;
+use super::settings::CaptureDdls;
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
+use crate::queue;
 use crate::sql::quote;
 
 #[async_trait]
@@ -81,6 +91,7 @@ impl ChangeSource for PostgresSource {
         }
         // A slot does not see a publication that is younger than itself.
         publication::ensure(&database, &names, tables).await?;
+        ddl::ensure(settings, &database.client, &names).await?;
         let slot = match found {
             Some(slot) => slot,
             None => {
@@ -92,7 +103,8 @@ impl ChangeSource for PostgresSource {
         Ok(database.log.before(slot.confirmed(&database, tables)?))
     }
 
-    /// The log holds whatever the table of a name was: nothing is kept of a table.
+    /// The log holds whatever the table of a name was: nothing is kept of a table, and the event
+    /// triggers are the task's.
     async fn forget_capture(&self, _task: &str, _tables: &[TableName]) -> Result<()> {
         Ok(())
     }
@@ -133,6 +145,7 @@ impl ChangeSource for PostgresSource {
         let database = Database::connect(settings).await?;
         let names = database.names(settings, &request.task);
         let from = database.log.next(&request.after)?;
+        timeline::check(settings, &database, &request.after, from, tables).await?;
         let found = Slot::look_up(&database.client, &names.slot).await?;
         let found = found.ok_or_else(|| slot::missing(&names.slot, tables))?;
         found.confirmed(&database, tables)?;
@@ -144,8 +157,9 @@ impl ChangeSource for PostgresSource {
             return Err(Error::new(
                 ErrorKind::PositionLost,
                 format!(
-                    "replication slot {} goes on at {confirmed}: changes before are confirmed, and \
-                     the server does not keep them; {}",
+                    "replication slot {} goes on at {confirmed}, behind the position: changes before \
+                     are confirmed to the server, or the slot was made anew, as on a server that \
+                     took over from another one without the slot; {}",
                     names.slot,
                     load_again(tables)
                 ),
@@ -174,6 +188,7 @@ impl ChangeSource for PostgresSource {
         let (sender, events) = queue::queue(request.prefetch_bytes);
         let (acknowledge, confirmed) = Confirm::new(database.log.clone(), confirmed);
         let (notify, notices) = tokio::sync::mpsc::unbounded_channel();
+        let messages = (settings.capture_ddls != CaptureDdls::Never).then(|| names.ddl.clone());
         let watch = Watch { settings: settings.clone(), names, tables: tables.clone(), pid };
         let text_form = Arc::clone(&self.text_form);
         let shapes = Shapes::new(settings, database.client, tables, binary, text_form);
@@ -184,6 +199,7 @@ impl ChangeSource for PostgresSource {
             sender,
             notices,
             shapes,
+            messages,
             pace: Pace::new(from),
         };
         let watching = tokio::spawn(watch.run(notify));
@@ -210,7 +226,9 @@ impl ChangeSource for PostgresSource {
     async fn end_capture(&self, task: &str) -> Result<()> {
         let database = Database::connect(&self.settings).await?;
         let names = database.names(&self.settings, task);
+        // What the server keeps its log for goes first.
         slot::remove(&database.client, &names.slot).await?;
-        publication::remove(&database, &names).await
+        let ended = ddl::remove(&database.client, &names).await;
+        publication::remove(&database, &names).await.and(ended)
     }
 }

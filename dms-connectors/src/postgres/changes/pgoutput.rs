@@ -1,5 +1,6 @@
 //! Messages of the plugin `pgoutput`, version 1 of its protocol
 //! (<https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>).
+//! What logical messages say is in `ddl`.
 
 use dms_core::{Error, ErrorKind, Result};
 
@@ -34,7 +35,13 @@ pub(super) enum Message<'a> {
     Truncate {
         relations: Vec<u32>,
     },
-    /// What says nothing of rows: names of types, the origin of a transaction, others' messages.
+    /// What somebody wrote into the log with `pg_logical_emit_message`.
+    Logical {
+        transactional: bool,
+        prefix: &'a [u8],
+        content: &'a [u8],
+    },
+    /// What says nothing of rows: names of types, the origin of a transaction.
     Other,
 }
 
@@ -118,7 +125,8 @@ impl<'a> Message<'a> {
             b'D' => reader.delete(),
             b'R' => reader.relation(),
             b'T' => reader.truncate(),
-            b'Y' | b'O' | b'M' => Some(Self::Other),
+            b'M' => reader.logical(),
+            b'Y' | b'O' => Some(Self::Other),
             other => {
                 let message = format!(
                     "the server's log has a message of kind {:?}, which is not known here",
@@ -161,11 +169,16 @@ impl<'a> Reader<'a> {
         usize::try_from(i16::from_be_bytes(self.take()?)).ok()
     }
 
-    fn text(&mut self) -> Option<String> {
+    /// What stands before the next zero.
+    fn terminated(&mut self) -> Option<&'a [u8]> {
         let end = self.0.iter().position(|byte| *byte == 0)?;
-        let text = String::from_utf8_lossy(self.0.get(..end)?).into_owned();
-        self.0 = self.0.get(end + 1..)?;
+        let (text, rest) = self.0.split_at_checked(end)?;
+        self.0 = rest.get(1..)?;
         Some(text)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        self.terminated().map(|text| String::from_utf8_lossy(text).into_owned())
     }
 
     /// A tuple that ends the message; whoever reads its fields sees whether they are all there.
@@ -191,6 +204,13 @@ impl<'a> Reader<'a> {
     fn commit(&mut self) -> Option<Message<'a>> {
         let (_flags, _commit) = (self.byte()?, self.u64()?);
         Some(Message::Commit { end: self.u64()? })
+    }
+
+    fn logical(&mut self) -> Option<Message<'a>> {
+        let (flags, _place) = (self.byte()?, self.u64()?);
+        let (prefix, length) = (self.terminated()?, usize::try_from(self.u32()?).ok()?);
+        let content = self.0.get(..length)?;
+        Some(Message::Logical { transactional: flags & 1 != 0, prefix, content })
     }
 
     fn insert(&mut self) -> Option<Message<'a>> {

@@ -15,30 +15,31 @@ use dms_core::value::Value;
 use dms_core::{Error, ErrorKind, Result};
 use tokio_postgres::Client;
 
+use super::ddl::{self, Described};
 use super::form::Form;
 use super::pgoutput::{Relation, RelationColumn};
 use crate::postgres::connection::connect;
 use crate::postgres::copy::Values;
 use crate::postgres::settings::PostgresSettings;
-use crate::postgres::types::{CatalogType, logical_type};
+use crate::postgres::types::{CatalogType, catalog_type, logical_type};
 use crate::postgres::{ENGINE, discover, error::convert};
 
 /// What types are over, and how they are declared; by their numbers and modifiers.
-const TYPES: &str = "
+const TYPES: &str = concat!(
+    "
 WITH RECURSIVE base(place, oid, typmod) AS (
     SELECT u.place, u.oid, u.typmod
     FROM unnest($1::pg_catalog.oid[], $2::int4[]) WITH ORDINALITY u(oid, typmod, place)
     UNION ALL
     SELECT b.place, t.typbasetype, t.typtypmod
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
-SELECT b.place, CASE WHEN n.nspname = 'pg_catalog' THEN t.typname::text
-        ELSE n.nspname::text || '.' || t.typname::text END,
-    b.typmod, pg_catalog.format_type(b.oid, b.typmod),
-    ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e
-        WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
+SELECT b.place, ",
+    catalog_type!(),
+    "
 FROM base b
 JOIN pg_catalog.pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace";
+JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace"
+);
 
 /// A relation's columns, and what rows hold that are older than a column: a partitioned table's
 /// rows are in its partitions.
@@ -109,7 +110,8 @@ impl Attribute {
 pub(super) struct Shapes {
     settings: PostgresSettings,
     client: Option<Client>,
-    tables: BTreeSet<TableName>,
+    /// With the numbers that they have.
+    tables: BTreeMap<TableName, Option<u32>>,
     /// Whether values arrive in binary form.
     binary: bool,
     /// Tells the feeds to come that they cannot.
@@ -124,12 +126,66 @@ impl Shapes {
         binary: bool,
         text_form: Arc<AtomicBool>,
     ) -> Self {
-        let tables = tables.iter().map(|table| table.name.clone()).collect();
+        let tables = tables.iter().map(|table| (table.name.clone(), table.id)).collect();
         Self { settings: settings.clone(), client: Some(client), tables, binary, text_form }
     }
 
-    /// The shape of a relation; `None` for a table that nobody asked for. `before` is the one that
-    /// it had.
+    /// The name by which a relation is followed.
+    pub(super) fn followed(&self, relation: u32) -> Option<&TableName> {
+        self.tables.iter().find(|(_, id)| **id == Some(relation)).map(|(name, _)| name)
+    }
+
+    /// Whether a table is gone, as a message says.
+    ///
+    /// # Errors
+    /// `Connection`.
+    pub(super) async fn is_gone(&mut self, relation: u32) -> Result<bool> {
+        self.look_until(relation, |now| now.is_none()).await
+    }
+
+    /// Whether a table is as a message describes it.
+    ///
+    /// # Errors
+    /// `Connection`.
+    pub(super) async fn is_as(&mut self, described: &Described) -> Result<bool> {
+        self.look_until(described.id, |now| now == Some(described)).await
+    }
+
+    /// Whether the catalogs say of a table what is asked, now or in a moment.
+    async fn look_until(
+        &mut self,
+        relation: u32,
+        is_so: impl Fn(Option<&Described>) -> bool,
+    ) -> Result<bool> {
+        let client = self.connected().await?;
+        let mut found = false;
+        for look in 0..LOOKS {
+            if look > 0 {
+                tokio::time::sleep(LOOK_WAIT).await;
+            }
+            let looked = async { client.query_opt(ddl::NOW, &[&relation]).await };
+            let row = tokio::time::timeout(PATIENCE, looked).await.map_err(|_| no_answer())?;
+            let row = row.map_err(|error| convert(error, CATALOGS))?;
+            let now = row.and_then(|row| Described::parse(row.get(0)));
+            found = is_so(now.as_ref());
+            if found {
+                break;
+            }
+        }
+        self.client = Some(client);
+        Ok(found)
+    }
+
+    /// A connection that was idle for long may be gone.
+    async fn connected(&mut self) -> Result<Client> {
+        match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => Ok(client),
+            None => connect(&self.settings).await,
+        }
+    }
+
+    /// The shape of a relation; `None` for a table that nobody asked for, or that has the name of
+    /// another which is followed. `before` is the one that it had.
     ///
     /// # Errors
     /// `Connection`; `Schema` for a type that is gone; `Unsupported` for a binary form that is not
@@ -140,14 +196,13 @@ impl Shapes {
         before: Option<&Shape>,
     ) -> Result<Option<Shape>> {
         let name = TableName::new(relation.schema.clone(), relation.name.clone());
-        if !self.tables.contains(&name) {
-            return Ok(None);
+        match self.tables.get(&name) {
+            None => return Ok(None),
+            Some(Some(id)) if *id != relation.id => return Ok(None),
+            Some(_) => {}
         }
         let found = tokio::time::timeout(PATIENCE, self.find(relation, &name, before)).await;
-        let found = found.unwrap_or_else(|_| {
-            let message = "the server does not answer what the table's columns are";
-            Err(Error::new(ErrorKind::Connection, message).transient())
-        });
+        let found = found.unwrap_or_else(|_| Err(no_answer()));
         found.map(Some).map_err(|error| error.context("table", name))
     }
 
@@ -157,11 +212,7 @@ impl Shapes {
         name: &TableName,
         before: Option<&Shape>,
     ) -> Result<Shape> {
-        // A connection that was idle for long may be gone.
-        let client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => connect(&self.settings).await?,
-        };
+        let client = self.connected().await?;
         let shape = self.shape(&client, relation, name, before).await;
         self.client = Some(client);
         shape
@@ -234,8 +285,13 @@ fn unknown_form(column: &str) -> Error {
     Error::new(ErrorKind::Connection, message).context("column", column).transient()
 }
 
-/// # Errors
-/// `Connection`.
+fn no_answer() -> Error {
+    let message = "the server does not answer what the table's columns are";
+    Error::new(ErrorKind::Connection, message).transient()
+}
+
+const CATALOGS: &str = "the database's catalogs cannot be read";
+
 /// How often the catalogs are asked for columns that the log tells of, and the wait between.
 const LOOKS: u32 = 5;
 const LOOK_WAIT: Duration = Duration::from_millis(20);
@@ -259,7 +315,7 @@ async fn visible_attributes(client: &Client, relation: &Relation) -> Result<Vec<
 
 async fn attributes(client: &Client, relation: u32) -> Result<Vec<Attribute>> {
     let rows = client.query(ATTRIBUTES, &[&relation]).await;
-    let rows = rows.map_err(|error| convert(error, "the database's catalogs cannot be read"))?;
+    let rows = rows.map_err(|error| convert(error, CATALOGS))?;
     let attribute = |row: &tokio_postgres::Row| Attribute {
         number: u32::try_from(row.get::<_, i16>(0)).unwrap_or_default(),
         name: row.get(1),
@@ -278,7 +334,7 @@ async fn types(client: &Client, columns: &[RelationColumn]) -> Result<Vec<(Strin
     let ids: Vec<u32> = columns.iter().map(|column| column.type_id).collect();
     let modifiers: Vec<i32> = columns.iter().map(|column| column.modifier).collect();
     let rows = client.query(TYPES, &[&ids, &modifiers]).await;
-    let rows = rows.map_err(|error| convert(error, "the database's catalogs cannot be read"))?;
+    let rows = rows.map_err(|error| convert(error, CATALOGS))?;
     let mut found: BTreeMap<i64, (String, i32, String, Vec<String>)> = rows
         .iter()
         .map(|row| (row.get(0), (row.get(1), row.get(2), row.get(3), row.get(4))))

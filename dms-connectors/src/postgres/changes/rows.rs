@@ -11,6 +11,15 @@ use super::pgoutput::{Field, Tuple};
 use super::relation::Shape;
 use crate::postgres::copy::Values;
 
+/// Appends a value to those of a column.
+#[inline]
+fn put(shape: &Shape, values: &mut Values, place: usize, field: Field<'_>) -> Result<()> {
+    let form = shape.forms.get(place).copied();
+    form.ok_or("a column too many")
+        .and_then(|form| append(values, form, field))
+        .map_err(|what| shape.misfit(place, what))
+}
+
 /// Changes of a table that are not delivered yet.
 pub(super) struct TableRows {
     pub(super) shape: Arc<Shape>,
@@ -44,10 +53,7 @@ impl TableRows {
             if field == Field::Unchanged {
                 return Err(self.shape.misfit(place, "a value that the log does not hold"));
             }
-            let form = self.shape.forms.get(place).copied();
-            form.ok_or("a column too many")
-                .and_then(|form| append(values, form, field))
-                .map_err(|what| self.shape.misfit(place, what))?;
+            put(&self.shape, values, place, field)?;
             count += 1;
         }
         self.complete(count)?;
@@ -99,10 +105,7 @@ impl TableRows {
                     *bits |= 1 << (place % 8);
                 }
             }
-            let form = self.shape.forms.get(place).copied();
-            form.ok_or("a column too many")
-                .and_then(|form| append(values, form, field))
-                .map_err(|what| self.shape.misfit(place, what))?;
+            put(&self.shape, values, place, field)?;
             count += 1;
         }
         self.complete(count)?;
@@ -137,10 +140,7 @@ impl TableRows {
             if field == Field::Null && !is_whole {
                 return Err(self.shape.misfit(place, "a key that the log does not hold"));
             }
-            let form = self.shape.forms.get(place).copied();
-            form.ok_or("a column too many")
-                .and_then(|form| append(values, form, field))
-                .map_err(|what| self.shape.misfit(place, what))?;
+            put(&self.shape, values, place, field)?;
         }
         self.complete(count)?;
         self.push(operation, sequence);

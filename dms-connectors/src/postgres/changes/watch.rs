@@ -8,13 +8,13 @@ use dms_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
-use super::database::arrays;
+use super::database::{arrays, load_again};
 use super::lsn::Lsn;
 use super::names::Names;
 use super::slot::Slot;
 use crate::postgres::connection::connect;
 use crate::postgres::error::convert;
-use crate::postgres::settings::PostgresSettings;
+use crate::postgres::settings::{PostgresSettings, RetainedWalPolicy};
 
 /// How often the server is asked.
 const EACH: Duration = Duration::from_secs(10);
@@ -67,6 +67,36 @@ impl Watch {
         }
     }
 
+    /// Holds what the server keeps for the task against the limit.
+    fn retained(&self, retained: u64, round: u32) -> Result<()> {
+        let (most, slot) = (self.settings.retained_wal_max, &self.names.slot);
+        if most == 0 || retained <= most {
+            return Ok(());
+        }
+        let stops = self.settings.retained_wal_policy == RetainedWalPolicy::Stop;
+        // The task hears of its end when what was read before is applied, which may be long.
+        if stops || round.is_multiple_of(WARN_EACH) {
+            tracing::warn!(
+                slot,
+                retained,
+                retained_wal_max = most,
+                "the server keeps more log for the task than retained-wal-max: apply changes \
+                 faster, or end the task with its slot before the server's disk is full"
+            );
+        }
+        if stops {
+            return Err(Error::unexpected(format!(
+                "the server keeps {retained} bytes of log for the task, more than retained-wal-max \
+                 ({most}), and retained-wal-policy says that the task stops then. Replication slot \
+                 {slot} stays, and the server goes on keeping its log: raise retained-wal-max and \
+                 run the task again, or delete the task, or run SELECT \
+                 pg_drop_replication_slot('{slot}') and {}",
+                load_again(&self.tables)
+            )));
+        }
+        Ok(())
+    }
+
     async fn look(
         &mut self,
         client: &mut Option<Client>,
@@ -82,17 +112,7 @@ impl Watch {
             let message = "the server has ended the connection that changes come by";
             return Err(Error::new(ErrorKind::Connection, message).transient());
         }
-        let (retained, most) = (slot.and_then(|s| s.retained), self.settings.retained_wal_max);
-        if most > 0 && round.is_multiple_of(WARN_EACH) && retained.is_some_and(|bytes| bytes > most)
-        {
-            tracing::warn!(
-                slot = self.names.slot,
-                retained,
-                retained_wal_max = most,
-                "the server keeps more log for the task than retained-wal-max: apply changes \
-                 faster, or end the task with its slot before the server's disk is full"
-            );
-        }
+        self.retained(slot.and_then(|slot| slot.retained).unwrap_or(0), round)?;
         let (schemas, names) = arrays(&self.tables);
         let rows = connected.query(GONE, &[&self.names.publication, &schemas, &names]).await;
         let rows = rows.map_err(|error| convert(error, "the publication cannot be looked up"))?;

@@ -14,8 +14,8 @@ use rusqlite::Connection;
 
 use super::log::{Log, Place};
 use super::poll::{Followed, Poll};
-use super::queue::EventSender;
 use super::trim::Trim;
+use crate::queue::EventSender;
 use crate::sqlite::error::convert;
 use crate::sqlite::settings::SqliteSettings;
 use crate::sqlite::snapshot::{self, STOP_STEPS, file_number};
@@ -90,10 +90,8 @@ impl Feed {
 
     /// Starts the thread, which ends when nobody takes events any more.
     pub(super) fn start(mut self, sender: EventSender) -> Result<()> {
-        let dropped = sender.dropped();
-        let handler = move || dropped.load(Ordering::Relaxed);
         self.connection
-            .progress_handler(STOP_STEPS, Some(handler))
+            .progress_handler(STOP_STEPS, Some(sender.watch()))
             .map_err(|error| convert(error, "a feed cannot be made to stop"))?;
         let work = move || {
             if let Err(error) = self.run(&sender)
@@ -128,7 +126,7 @@ impl Feed {
             }
             if told.is_none_or(|told| told.elapsed() >= HEARTBEAT) {
                 told = Some(Instant::now());
-                if !sender.send(ChangeEvent::Idle { position: self.delivered.clone() }) {
+                if !sender.send_blocking(ChangeEvent::Idle { position: self.delivered.clone() }) {
                     return Ok(());
                 }
             }

@@ -14,7 +14,6 @@ mod capture;
 mod feed;
 mod log;
 mod poll;
-mod queue;
 mod records;
 mod shape;
 mod touched;
@@ -34,6 +33,7 @@ use self::feed::Feed;
 use self::log::Log;
 use super::snapshot::{self, SqliteSnapshot, blocking};
 use super::source::SqliteSource;
+use crate::queue;
 
 #[async_trait]
 impl ChangeSource for SqliteSource {

@@ -11,11 +11,11 @@ use rusqlite::{Connection, params};
 
 use super::capture::verify;
 use super::log::Log;
-use super::queue::EventSender;
 use super::records::Records;
 use super::shape::initial;
 use super::touched;
 use super::watch::{Watch, schema_version};
+use crate::queue::EventSender;
 use crate::sql::quote;
 use crate::sqlite::cursor::{Cell, Cursor};
 use crate::sqlite::discover;
@@ -115,7 +115,7 @@ impl Poll<'_> {
         }
         for followed in followed.iter_mut().filter(|followed| !followed.dropped) {
             let event = self.shape(log, followed).context("table", &followed.wanted.name)?;
-            if event.is_some_and(|event| !self.sender.send(event)) {
+            if event.is_some_and(|event| !self.sender.send_blocking(event)) {
                 return Ok(false);
             }
         }
@@ -131,7 +131,7 @@ impl Poll<'_> {
         let Some(now) = now else {
             (followed.dropped, followed.shape) = (true, None);
             let table = TableName::new(followed.wanted.name.schema.as_str(), name.as_str());
-            return Ok(Some(ChangeEvent::Dropped { table }));
+            return Ok(Some(ChangeEvent::Dropped { table, transaction: None }));
         };
         followed.watch = verify(self.connection, log, &followed.watch)?;
         let (table, identity) = followed.delivered(&now)?;
@@ -146,6 +146,7 @@ impl Poll<'_> {
             initial: initial(self.connection, &table, self.settings.temporal)?,
             identity,
             table,
+            altered: None,
         }))
     }
 
@@ -173,7 +174,7 @@ impl Poll<'_> {
         if parts.started || !parts.batches.is_empty() {
             return self.send(&mut parts, true);
         }
-        Ok(self.sender.send(ChangeEvent::Idle { position: self.end.clone() }))
+        Ok(self.sender.send_blocking(ChangeEvent::Idle { position: self.end.clone() }))
     }
 
     /// The numbers of the tables that the log speaks of.
@@ -279,7 +280,7 @@ impl Poll<'_> {
             return Ok(false);
         }
         let rows = ChangeRows { batches, transactions: vec![transaction] };
-        Ok(self.sender.send(ChangeEvent::Rows(rows)))
+        Ok(self.sender.send_blocking(ChangeEvent::Rows(rows)))
     }
 }
 

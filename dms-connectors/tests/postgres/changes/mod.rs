@@ -1,5 +1,7 @@
 //! Changes, against what a load finds afterwards.
 
+mod ddl;
+mod failover;
 mod meet;
 mod operations;
 mod refused;
@@ -11,9 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dms_connectors::postgres::PostgresSource;
+use dms_connectors::postgres::{PostgresSettings, PostgresSource};
 use dms_core::change::{ChangeEvent, ChangeRecord, ChangeRows, Identity, Operation};
-use dms_core::endpoint::{ChangeFeed, ChangeSource, FeedRequest, ReadRequest, Snapshot, Source};
+use dms_core::endpoint::{
+    ChangeFeed, ChangeSource, EndpointSettings, FeedRequest, ReadRequest, Snapshot, Source,
+};
 use dms_core::mapping::TableMapping;
 use dms_core::position::Position;
 use dms_core::schema::{TableName, TableSchema};
@@ -35,6 +39,13 @@ fn logical() -> &'static Server {
 const LOGICAL: &[&str] =
     &["wal_level=logical", "max_replication_slots=60", "max_wal_senders=60", "autovacuum=off"];
 
+/// Settings of an endpoint with options.
+fn with_options(url: &str, options: serde_json::Value) -> PostgresSettings {
+    let mut endpoint = EndpointSettings::new(url);
+    endpoint.options = options.as_object().unwrap().clone();
+    PostgresSettings::from_endpoint(&endpoint).unwrap()
+}
+
 /// A database whose changes are captured.
 struct Capture {
     url: String,
@@ -52,9 +63,14 @@ impl Capture {
     }
 
     async fn at(url: String, sql: &str) -> Self {
+        let settings = settings(&url);
+        Self::with(settings, url, sql).await
+    }
+
+    async fn with(settings: PostgresSettings, url: String, sql: &str) -> Self {
         let client = server::connect(&url).await;
         client.batch_execute(sql).await.unwrap();
-        let source = PostgresSource::open(settings(&url)).await.unwrap();
+        let source = PostgresSource::open(settings).await.unwrap();
         let tables = tables(&*source).await;
         source.check_capture(TASK, &tables).await.unwrap();
         let from = source.begin_capture(TASK, &tables).await.unwrap();

@@ -198,6 +198,99 @@ async fn an_idle_database_does_not_hold_back_the_log() {
     assert!(status.end.order >= position.order && status.retained_bytes.is_some());
 }
 
+/// The log itself goes, not only the place that is confirmed: other databases write, a checkpoint
+/// comes now and then, and nothing is written in the database that is followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_database_keeps_none_of_the_log_of_others() {
+    let server = server::Server::start(super::LOGICAL);
+    let url = server.database().await;
+    let capture = Capture::at(url, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut feed = capture.feed().await;
+    let other = server::connect(&server.database().await).await;
+    let kept = async || capture.source.log_status(TASK).await.unwrap().retained_bytes.unwrap();
+    let mut most = 0;
+    for round in 0..6 {
+        other
+            .batch_execute(&format!(
+                "CREATE TABLE busy_{round} AS SELECT i, repeat('x', 200) FROM generate_series(1, 20000) i;
+                 CHECKPOINT"
+            ))
+            .await
+            .unwrap();
+        // A while in which nothing is made durable, as between two idle commits of a task.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        most = most.max(kept().await);
+        let end = capture.end().await;
+        let position = loop {
+            match feed.events.next().await.unwrap().unwrap() {
+                ChangeEvent::Idle { position } if position.order >= end => break position,
+                ChangeEvent::Idle { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        feed.acknowledge.acknowledge(&position);
+    }
+    let began = Instant::now();
+    while kept().await > 64 << 10 {
+        assert!(began.elapsed() < Duration::from_secs(40), "{} bytes are kept", kept().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(most > 4 << 20 && most < 16 << 20, "{most}: of about one round, not of all");
+}
+
+/// What the server keeps for a task is held against a limit, whether changes are taken or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_for_which_too_much_log_is_kept_stops_if_it_is_to() {
+    const MOST: u64 = 2 << 20;
+    let server = server::Server::start(super::LOGICAL);
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, note text)";
+    for (policy, takes) in [("warn", true), ("stop", true), ("stop", false)] {
+        let url = server.database().await;
+        let options = serde_json::json!({"retained-wal-max": MOST, "retained-wal-policy": policy});
+        let capture = Capture::with(super::with_options(&url, options), url, sql).await;
+        let mut request = capture.request(&capture.from, 64 << 10);
+        request.prefetch_bytes = if takes { 64 << 20 } else { 128 << 10 };
+        let mut feed = capture.source.changes(request).await.unwrap();
+        // Nothing is acknowledged.
+        capture
+            .run("INSERT INTO t SELECT i, repeat('n', 500) FROM generate_series(1, 40000) i")
+            .await;
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let error = loop {
+            let next = tokio::time::timeout(Duration::from_secs(3), feed.events.next()).await;
+            match next {
+                Err(_) => break None,
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => break Some(error),
+                Ok(None) => panic!("an end without a reason"),
+            }
+        };
+        assert_eq!(error.is_some(), policy == "stop", "{error:?}");
+        let sql =
+            "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()";
+        let slot: String = capture.client.query_one(sql, &[]).await.unwrap().get(0);
+        let Some(error) = error else { continue };
+        assert!(!error.is_transient(), "{error}");
+        let retained = capture.source.log_status(TASK).await.unwrap().retained_bytes.unwrap();
+        assert!(retained > MOST, "{retained}");
+        let text = error.to_string();
+        for says in
+            [&*slot, "retained-wal-max (2097152)", "retained-wal-policy", "stays", "public.t"]
+        {
+            assert!(text.contains(says), "{says}: {text}");
+        }
+        // With a higher limit it goes on where it was, and nothing is lost.
+        let options =
+            serde_json::json!({"retained-wal-max": 1 << 30, "retained-wal-policy": "stop"});
+        let settings = super::with_options(&capture.url, options);
+        let source = dms_connectors::postgres::PostgresSource::open(settings).await.unwrap();
+        let request = capture.request(&capture.from, 1 << 20);
+        let (mut feed, mut model) = (source.changes(request).await.unwrap(), Model::default());
+        capture.follow(&mut feed, &mut model).await;
+        assert_eq!(model.table("t").len(), 40_000);
+    }
+}
+
 /// A change is there at once, and a feed that is dropped frees its slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_come_soon_and_dropping_the_feed_frees_the_slot() {

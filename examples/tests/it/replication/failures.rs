@@ -141,6 +141,21 @@ fn a_slot_that_was_dropped_is_told() {
     assert_same(&task);
 }
 
+/// The server keeps its log from a place before the slot's, so that a byte is too much always.
+#[test]
+fn a_task_for_which_too_much_log_is_kept_stops_if_it_is_to() {
+    let mut task = Task::new(Pair::Postgres, TABLE);
+    task.source_options = json!({"retained-wal-max": 1, "retained-wal-policy": "stop"});
+    let mut run = task.start();
+    let ended = run.wait().with_code(1);
+    let slot = slot(&task);
+    says(&ended.stderr, &["retained-wal-max (1)", "retained-wal-policy", &slot, "stays"]);
+    task.source.execute("UPDATE t SET v = 'meanwhile' WHERE id = 1");
+    task.source_options = json!({"retained-wal-max": 1, "retained-wal-policy": "warn"});
+    task.catch_up().with_code(0);
+    assert_same(&task);
+}
+
 /// The triggers that note changes are dropped, and something is written without them.
 #[test]
 fn triggers_that_were_dropped_are_told() {

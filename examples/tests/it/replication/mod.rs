@@ -37,7 +37,7 @@
 //! | 37 | a position that the slot has passed | `points`: `changes_alone_begin_at_a_position` |
 //! | 39 | a slot that lost its log | `failures`: `a_log_that_was_cut_off_is_told` |
 //! | 44 | a source older than the target | `failures`: `a_source_that_was_replaced_by_another_is_told`, of SQLite |
-//! | 45, 46 | timelines, standbys | none |
+//! | 45, 46 | timelines, standbys | `postgres/changes/failover` |
 //! | 47 | a server that shuts down while it is followed | `points`: `a_run_can_be_stopped_while_the_source_is_away` |
 //! | 50 | a target set back to an older copy | none |
 //! | 51 | slow and half-open networks | none |
@@ -63,7 +63,7 @@
 //! | 77 | loops between two tasks | none |
 //! | 84 | rows of an old shape behind a new one | `postgres/changes/shapes`: `a_feed_that_is_behind_reads_rows_as_they_were`; `ddl` |
 //! | 85 | ALTER and rows in one transaction, and a death | none |
-//! | 86 | columns added, dropped, renamed, of another type, of the same name again | `ddl` |
+//! | 86 | columns added, dropped, renamed, of another type, of the same name again | `ddl`; `postgres/changes/ddl`: at their place in the log |
 //! | 88 | partitions attached and detached | of loads: `postgres/altered`; of changes: none |
 //! | 89 | labels of enums that come | none |
 //! | 90 | odd names | `postgres/changes/operations`: `odd_names_and_foreign_messages` |
