@@ -21,14 +21,12 @@ use super::stream::{Stream, Streamed};
 use super::watch::Notice;
 use crate::queue::{EventSender, Gone};
 
-/// How long a complete transaction waits for others to come along when the stream pauses.
+/// How long what is gathered waits for company while the stream pauses, and how long the stream is
+/// left alone meanwhile: a server sends every change of its own, and each that is waited for costs
+/// both sides more than what it holds.
 const LINGER: Duration = Duration::from_millis(3);
-/// How long the stream is left alone that is read faster than it comes. A server sends every change
-/// of its own, and each that is waited for costs both sides more than what it holds; what is gathered
-/// waits for company anyway.
-const PAUSE: Duration = Duration::from_millis(1);
-/// A read of less than this is one that came too soon.
-const ENOUGH: usize = 1 << 15;
+/// A read of less than this was made too soon.
+const ENOUGH: usize = 1 << 18;
 /// How often the consumer is told that nothing happens.
 const IDLE_EACH: Duration = Duration::from_millis(100);
 
@@ -150,7 +148,7 @@ impl Feed {
             }
             let due = self.due();
             let is_gathering = self.pace.flush_at.is_some() || self.assembler.is_open();
-            let pause = (is_gathering && self.stream.last_read < ENOUGH).then_some(PAUSE);
+            let pause = (is_gathering && self.stream.last_read < ENOUGH).then_some(LINGER);
             tokio::select! {
                 biased;
                 // The other end may be gone: then it says nothing more.
