@@ -1,7 +1,7 @@
 """Times dms and its peers on changes of PostgreSQL, and prints seconds, costs and ratios.
 
-Three scenarios: a backlog of many small transactions, a backlog of one large one, and a source that
-goes on to work. Whoever reads a backlog has a copy of a slot that was made before it, so that the
+Four scenarios: a backlog of many small transactions, a backlog of one large one, a source that goes
+on to work, and changes that wait for their target. Whoever reads a backlog has a copy of a slot that was made before it, so that the
 server decodes the same log for each; whoever applies it, a fresh database.
 """
 import argparse
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+import cached
 import steady
 from servers import Program, Server, wait_until
 
@@ -188,7 +189,7 @@ class Bench:
         only = self.args.only.split(",")
         self.template = "seeded"
         for scenario, statements, records in backlogs(self.args.small):
-            if only == ["steady"]:
+            if not {"decode", "apply"} & set(only):
                 continue
             self.target.sql("postgres", f"CREATE DATABASE before_{scenario} TEMPLATE {self.template}")
             end = self.backlog(scenario, statements)
@@ -205,6 +206,8 @@ class Bench:
         self.print()
         if "steady" in only:
             steady.run(self, 4 if self.args.small else 20)
+        if "cached" in only:
+            cached.run(self, [100_000, 1_000_000] if self.args.small else [1_000_000, 10_000_000])
 
     def print(self):
         load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
