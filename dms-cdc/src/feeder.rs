@@ -1,9 +1,11 @@
 //! Gathers what waits in the buffer into batches for the target, while the target works on the one
 //! before.
 
+use std::time::Duration;
+
 use dms_core::Result;
 use dms_core::change::{ChangeEvent, ChangeRows};
-use dms_core::endpoint::{BatchHint, Step};
+use dms_core::endpoint::Step;
 use dms_core::position::Position;
 use dms_core::schema::TableName;
 use tokio::sync::mpsc;
@@ -50,12 +52,12 @@ pub(crate) struct Feeder {
     pub(crate) reader: BufferReader,
     pub(crate) router: Router,
     pub(crate) bound: Bound,
-    /// About how many bytes a batch holds.
+    /// About how many bytes a batch holds at the most.
     pub(crate) batch_bytes: usize,
     pub(crate) batches: mpsc::Sender<Result<Prepared>>,
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
-    /// How the target likes changes best, once nobody waits for it.
-    pub(crate) hint: Option<BatchHint>,
+    /// How old changes may get until a batch is full, once nobody waits for the target.
+    pub(crate) age: Option<Duration>,
     pub(crate) is_ongoing: bool,
 }
 
@@ -115,9 +117,8 @@ impl Feeder {
 
     /// Until when the target had rather have no batch, unless it grows.
     fn held_until(&self, batch: &Batch, begun: Option<Instant>) -> Option<Instant> {
-        let hint = self.hint.filter(|_| self.is_ongoing)?;
-        let until = begun? + hint.age;
-        let is_small = (batch.bytes() as u64) < hint.bytes && batch.bytes() < self.batch_bytes;
+        let until = begun? + self.age.filter(|_| self.is_ongoing)?;
+        let is_small = batch.bytes() < self.batch_bytes;
         (is_small && batch.complete && until > Instant::now()).then_some(until)
     }
 

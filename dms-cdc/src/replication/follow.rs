@@ -76,14 +76,16 @@ impl<'a> Follower<'a> {
             position.order,
             tables,
         );
+        let hint = target.batch_hint();
+        let liked = hint.map_or(0, |hint| usize::try_from(hint.bytes).unwrap_or(usize::MAX));
         let feeder = Feeder {
             reader,
             router,
             bound: bound(cycle)?,
-            batch_bytes: changes.batch_bytes,
+            batch_bytes: changes.batch_bytes.max(liked),
             batches: sender,
             told,
-            hint: target.batch_hint(),
+            age: hint.map(|hint| hint.age),
             is_ongoing: false,
         };
         tasks.spawn(feeder.run());

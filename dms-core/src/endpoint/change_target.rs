@@ -104,7 +104,8 @@ pub trait Apply: Send {
 /// When a target had best commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHint {
-    /// When so many bytes of changes have been gathered, about.
+    /// When so many bytes of changes have been gathered, about. Batches grow to it, whatever else
+    /// is set for them.
     pub bytes: u64,
     /// When the oldest of them is so old.
     pub age: Duration,

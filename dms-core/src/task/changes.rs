@@ -136,9 +136,10 @@ impl Default for ChangeSettings {
     fn default() -> Self {
         Self {
             one_by_one: false,
-            // Enough that the costs of a statement do not show, and a small part of the memory.
-            batch_bytes: 8 << 20,
-            memory_bytes: 64 << 20,
+            // Enough that the costs of a statement do not show, and a small part of the memory: some
+            // are on their way at once, each in several forms.
+            batch_bytes: 4 << 20,
+            memory_bytes: 32 << 20,
             spill_bytes_max: 0,
             spill_folder: std::env::temp_dir().join("dms-spill"),
             spill_full: SpillFullPolicy::default(),
