@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::batch::{Batch, Item, split_rows};
 use crate::buffer::{BufferReader, BufferStatus};
+use crate::cutter::Cutter;
 use crate::net::NetChanges;
 use crate::route::Router;
 use crate::stop::Bound;
@@ -59,6 +60,7 @@ pub(crate) struct Feeder {
     /// How old changes may get until a batch is full, once nobody waits for the target.
     pub(crate) age: Option<Duration>,
     pub(crate) is_ongoing: bool,
+    pub(crate) cutter: Cutter,
 }
 
 impl Feeder {
@@ -95,8 +97,9 @@ impl Feeder {
                 },
                 permit = sender.reserve(), if may_send && is_enough => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    is_sent = is_last;
-                    permit.send(Ok(self.prepare(&mut batch, is_last)?));
+                    let ready = self.cutter.cut(&mut batch);
+                    is_sent = is_last && batch.is_empty();
+                    permit.send(Ok(self.prepare(ready, is_sent)?));
                 }
                 event = self.reader.next(), if !is_full && !is_last => match event {
                     Some(event) => is_last = self.take(event?, &mut batch)?,
@@ -107,8 +110,9 @@ impl Feeder {
                 // The last one says so, whether there is anything in it or not.
                 permit = sender.reserve(), if may_send || is_last => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    is_sent = is_last;
-                    permit.send(Ok(self.prepare(&mut batch, is_last)?));
+                    let ready = self.cutter.cut(&mut batch);
+                    is_sent = is_last && batch.is_empty();
+                    permit.send(Ok(self.prepare(ready, is_sent)?));
                 }
             }
         }
@@ -122,12 +126,9 @@ impl Feeder {
         (is_small && batch.complete && until > Instant::now()).then_some(until)
     }
 
-    /// Takes what was gathered.
-    fn prepare(&self, batch: &mut Batch, is_last: bool) -> Result<Prepared> {
-        let next = Batch { complete: batch.complete, ..Batch::default() };
-        let ready = std::mem::replace(batch, next);
-        let steps = self.router.is_joined().then(|| net(&ready)).transpose()?;
-        Ok(Prepared { batch: ready, steps, is_last, waiting: self.reader.status() })
+    fn prepare(&self, batch: Batch, is_last: bool) -> Result<Prepared> {
+        let steps = self.router.is_joined().then(|| net(&batch)).transpose()?;
+        Ok(Prepared { batch, steps, is_last, waiting: self.reader.status() })
     }
 
     async fn told(&mut self, told: Told) -> Result<()> {

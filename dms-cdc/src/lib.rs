@@ -5,6 +5,7 @@ mod apply;
 mod batch;
 pub mod buffer;
 mod capture;
+mod cutter;
 mod feeder;
 mod gather;
 pub mod net;

@@ -20,6 +20,7 @@ use super::cycle::{Capture, Cycle, Ended};
 use crate::apply::{Applied, Applier};
 use crate::buffer::BufferStatus;
 use crate::capture::Captured;
+use crate::cutter::Cutter;
 use crate::feeder::{Feeder, Prepared, Told};
 use crate::route::{Replicated, Router};
 use crate::status::{Phase, age, now};
@@ -87,6 +88,7 @@ impl<'a> Follower<'a> {
             told,
             age: hint.map(|hint| hint.age),
             is_ongoing: false,
+            cutter: Cutter::default(),
         };
         tasks.spawn(feeder.run());
         Ok(Self {

@@ -26,8 +26,8 @@
 //! | 25 | stops before and after cached changes | `points`: `a_run_ends_after_the_load_and_goes_on_from_there` |
 //! | 26 | empty tables; ten thousand tables | none with changes |
 //! | 27 | tables added, removed, added again, loaded again | `tables` |
-//! | 28 | a death at every step | of targets: `it/apply`, `postgres/apply_failures`; of a whole task: not here |
-//! | 29 | deaths at random with sums that have to hold | not here |
+//! | 28 | a death at every step | `bank`; of targets: `it/apply`, `postgres/apply_failures` |
+//! | 29 | deaths at random with sums that have to hold | `bank` |
 //! | 30 | a cut at the COMMIT | `postgres/apply_failures`: `a_cut_at_the_commit_is_told_by_the_position` |
 //! | 31, 32 | a target that does not answer, and a stop meanwhile | `points`: `a_run_can_be_stopped_while_the_target_waits` |
 //! | 33 | two runs of a task | `failures`: `of_two_runs_of_a_task_one_ends` |
@@ -80,3 +80,4 @@ mod mapping;
 mod points;
 mod tables;
 mod task;
+mod transactions;
