@@ -50,8 +50,10 @@ fn none_is_ever_half_at_the_target() {
         } else {
             assert!((3..TRANSACTIONS / 10).contains(&of_target), "{of_target}");
         }
-        let alone = format!("DISTINCT tx) FILTER (WHERE xmin = (SELECT DISTINCT xmin::text \
-            FROM a WHERE tx = {LARGE})");
+        let alone = format!(
+            "DISTINCT tx) FILTER (WHERE xmin = (SELECT DISTINCT xmin::text \
+            FROM a WHERE tx = {LARGE})"
+        );
         assert_eq!(count(&task, &alone), 1, "others are in the transaction of the large one");
     }
 }
