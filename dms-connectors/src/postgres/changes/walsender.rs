@@ -166,22 +166,23 @@ impl Wire {
         let broken = |error| broken(&error, doing);
         let config = &settings.config;
         let port = config.get_ports().first().copied().unwrap_or(5432);
+        let address = config.get_hostaddrs().first();
         let name = match config.get_hosts().first() {
             Some(Host::Unix(folder)) => {
                 let path = folder.join(format!(".s.PGSQL.{port}"));
                 let socket: Socket = Box::new(UnixStream::connect(path).await.map_err(broken)?);
                 return Ok(Self { socket: Some(socket), ..Self::default() });
             }
-            Some(Host::Tcp(name)) => name.as_str(),
-            None => "localhost",
+            Some(Host::Tcp(name)) => name.clone(),
+            None => address.map_or_else(|| "localhost".to_owned(), ToString::to_string),
         };
-        let connected = match config.get_hostaddrs().first() {
+        let connected = match address {
             Some(address) => TcpStream::connect((*address, port)).await,
-            None => TcpStream::connect((name, port)).await,
+            None => TcpStream::connect((name.as_str(), port)).await,
         };
         let stream = connected.map_err(broken)?;
         stream.set_nodelay(true).map_err(broken)?;
-        Ok(Self { socket: Some(secured(stream, settings, name, doing).await?), ..Self::default() })
+        Ok(Self { socket: Some(secured(stream, settings, &name, doing).await?), ..Self::default() })
     }
 
     /// Becomes a replication connection to the database; returns the server's process.
