@@ -123,13 +123,8 @@ impl Router {
         let is_news = altered.is_some_and(|by| !route.holds(by, self.applied));
         route.told = Some(told);
         let mut items: Vec<Item> = route.identify(&self.mapping)?.into_iter().collect();
-        if is_news
-            && route.loaded.is_some()
-            && !route.suspended
-            && let Some(told) = route.told.take()
-        {
-            let followed = route.follow(&told, &self.mapping, &self.settings);
-            items.extend(followed.context("table", &name)?);
+        if is_news && route.loaded.is_some() && !route.suspended {
+            items.extend(route.catch_up(&name, &self.mapping, &self.settings)?);
         }
         Ok(items)
     }
@@ -162,10 +157,7 @@ impl Router {
         if batch.is_empty() {
             return Ok(None);
         }
-        if let Some(told) = route.told.take() {
-            items
-                .extend(route.follow(&told, &self.mapping, &self.settings).context("table", name)?);
-        }
+        items.extend(route.catch_up(name, &self.mapping, &self.settings)?);
         if route.suspended {
             return Ok(None);
         }
@@ -306,6 +298,17 @@ impl Route {
         let shape = Arc::new(shape);
         self.shape = Some(Arc::clone(&shape));
         Ok(Some(Item::Note(Note::Shape(shape))))
+    }
+
+    /// Follows the shape that the feed told last, if that is to be done still.
+    fn catch_up(
+        &mut self,
+        name: &TableName,
+        mapping: &TableMapping,
+        settings: &ChangeSettings,
+    ) -> Result<Vec<Item>> {
+        let Some(told) = self.told.take() else { return Ok(Vec::new()) };
+        self.follow(&told, mapping, settings).context("table", name)
     }
 
     /// Takes up the shape that the feed told, and brings the target's table to it.

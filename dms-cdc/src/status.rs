@@ -1,8 +1,8 @@
 //! Where a replication stands, for whoever watches it.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use dms_core::clock::now;
 use dms_core::position::Position;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -76,12 +76,6 @@ impl Teller {
     pub(crate) fn tell(&self, change: impl FnOnce(&mut ReplicationStatus)) {
         self.0.send_modify(change);
     }
-}
-
-/// The clock, in microseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// How long ago something was; clocks of two machines differ, and the past is never negative.

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod change;
+pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod endpoint;

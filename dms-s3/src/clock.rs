@@ -1,7 +1,5 @@
 //! Times as DMS writes them, in UTC.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use dms_core::value::temporal::civil_from_days;
 
 /// A time taken apart.
@@ -44,10 +42,4 @@ pub(crate) fn stamp(micros: i64) -> String {
 pub(crate) fn timestamp(micros: i64) -> String {
     let Clock { year, month, day, hour, minute, second, micros } = Clock::new(micros);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}")
-}
-
-/// This machine's time, in microseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use dms_core::clock::now;
 use dms_core::schema::{Column, LogicalType, TableSchema};
 use dms_core::{Error, Result};
 
-use crate::clock;
+use crate::clock::timestamp;
 use crate::settings::FolderSettings;
 
 /// The column of the operation.
@@ -56,6 +57,11 @@ pub(crate) fn before_load(settings: &FolderSettings) -> Vec<String> {
     op.into_iter().chain(settings.timestamp_column_name.clone()).collect()
 }
 
+/// A column of the same text in so many rows.
+pub(crate) fn repeated(text: &str, rows: usize) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)))
+}
+
 /// Rows of a load as files have them; `file` is what [`load_table`] made of their table. `begun` is
 /// the time to tell, in microseconds since 1970, or `None` for that of this moment.
 pub(crate) fn load_rows(
@@ -64,15 +70,13 @@ pub(crate) fn load_rows(
     settings: &FolderSettings,
     begun: Option<i64>,
 ) -> Result<RecordBatch> {
-    let same = |text: &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows.num_rows())))
-    };
+    let same = |text| repeated(text, rows.num_rows());
     let mut columns = Vec::with_capacity(file.columns.len());
     if settings.include_op_for_full_load {
         columns.push(same("I"));
     }
     if settings.timestamp_column_name.is_some() {
-        columns.push(same(&clock::timestamp(begun.unwrap_or_else(clock::now))));
+        columns.push(same(&timestamp(begun.unwrap_or_else(now))));
     }
     if columns.is_empty() {
         return Ok(rows);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use dms_core::clock::now;
 use dms_core::endpoint::Acknowledge;
 use dms_core::mapping::TablePlan;
 use dms_core::position::Position;
@@ -23,7 +24,7 @@ use crate::capture::Captured;
 use crate::cutter::Cutter;
 use crate::feeder::{Feeder, Prepared, Told};
 use crate::route::{Replicated, Router};
-use crate::status::{Phase, age, now};
+use crate::status::{Phase, age};
 use crate::stop::Bound;
 
 /// How often a position is made durable while nothing is to be applied.

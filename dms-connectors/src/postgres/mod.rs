@@ -40,9 +40,11 @@ mod unchanged;
 
 use std::sync::Arc;
 
-use dms_core::endpoint::{ChangeSource, ChangeTarget, Connector, EndpointSettings, Source, Target};
+use dms_core::Result;
+use dms_core::endpoint::{
+    ChangeSource, ChangeTarget, Connector, EndpointSettings, Opening, Source, Target,
+};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 
 pub use changes::decode_changes;
 pub use copy::{decode_copy, encode_copy};
@@ -62,34 +64,26 @@ pub(crate) const CONNECTOR: Connector = Connector {
     change_target: Some(open_change_target),
 };
 
-async fn source(endpoint: EndpointSettings) -> dms_core::Result<Arc<PostgresSource>> {
-    PostgresSource::open(PostgresSettings::from_endpoint(&endpoint)?).await
+fn open_source(endpoint: EndpointSettings) -> Opening<dyn Source> {
+    async move { Ok(source(&endpoint).await? as Arc<dyn Source>) }.boxed()
 }
 
-fn target(endpoint: &EndpointSettings) -> dms_core::Result<Arc<PostgresTarget>> {
-    PostgresSettings::from_endpoint(endpoint).map(PostgresTarget::open)
+fn open_change_source(endpoint: EndpointSettings) -> Opening<dyn ChangeSource> {
+    async move { Ok(source(&endpoint).await? as Arc<dyn ChangeSource>) }.boxed()
 }
 
-fn open_source(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Source>>> {
-    async move { Ok(source(endpoint).await? as Arc<dyn Source>) }.boxed()
+async fn source(endpoint: &EndpointSettings) -> Result<Arc<PostgresSource>> {
+    PostgresSource::open(PostgresSettings::from_endpoint(endpoint)?).await
 }
 
-fn open_change_source(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeSource>>> {
-    async move { Ok(source(endpoint).await? as Arc<dyn ChangeSource>) }.boxed()
-}
-
-fn open_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn Target>>> {
+fn open_target(endpoint: EndpointSettings) -> Opening<dyn Target> {
     async move { Ok(target(&endpoint)? as Arc<dyn Target>) }.boxed()
 }
 
-fn open_change_target(
-    endpoint: EndpointSettings,
-) -> BoxFuture<'static, dms_core::Result<Arc<dyn ChangeTarget>>> {
+fn open_change_target(endpoint: EndpointSettings) -> Opening<dyn ChangeTarget> {
     async move { Ok(target(&endpoint)? as Arc<dyn ChangeTarget>) }.boxed()
+}
+
+fn target(endpoint: &EndpointSettings) -> Result<Arc<PostgresTarget>> {
+    PostgresSettings::from_endpoint(endpoint).map(PostgresTarget::open)
 }

@@ -61,13 +61,19 @@ impl ChangeFixture for File {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_of_a_file_conform() {
+/// A file whose write-ahead log has content as long as the connection is open.
+fn file_with_log() -> (tempfile::TempDir, File, rusqlite::Connection) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.db");
     let connection = rusqlite::Connection::open(&path).unwrap();
     connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE other (x);").unwrap();
-    run_changes(&File(path)).await;
+    (folder, File(path), connection)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_file_conform() {
+    let (_folder, file, _open) = file_with_log();
+    run_changes(&file).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,9 +84,6 @@ async fn a_file_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_with_a_write_ahead_log_conforms() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file.db");
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE other (x);").unwrap();
-    run(&File(path)).await;
+    let (_folder, file, _open) = file_with_log();
+    run(&file).await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use dms_core::change::{ChangeRows, Transaction};
@@ -15,6 +15,7 @@ use dms_core::{Error, Result};
 use super::manifest::{LoggedTable, TransactionFile, WrittenFile};
 use super::rows::{FileRows, file_rows, file_table, transaction_of};
 use crate::clock::stamp;
+use crate::columns::repeated;
 use crate::format::NO_ARRAYS;
 use crate::settings::FolderSettings;
 use crate::store::FolderStore;
@@ -89,9 +90,7 @@ pub(crate) fn merge(rows: &ChangeRows, settings: &FolderSettings) -> Result<Opti
 
 /// Rows with the names of their table and schema behind the operation.
 fn named(rows: &RecordBatch, table: &TableName) -> Result<RecordBatch> {
-    let same = |text: &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows.num_rows())))
-    };
+    let same = |text| repeated(text, rows.num_rows());
     let name = |name| Arc::new(Field::new(name, DataType::Utf8, false));
     let mut fields = rows.schema().fields().to_vec();
     fields.splice(1..1, [name("table"), name("schema")]);

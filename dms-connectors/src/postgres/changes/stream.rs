@@ -2,9 +2,10 @@
 //! (<https://www.postgresql.org/docs/current/protocol-replication.html#PROTOCOL-REPLICATION-START-REPLICATION>).
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
+use dms_core::clock::now;
 use dms_core::{Error, ErrorKind, Result};
 use postgres_protocol::message::backend::{COPY_DATA_TAG, COPY_DONE_TAG, Header, Message};
 use postgres_protocol::message::frontend::CopyData;
@@ -193,14 +194,12 @@ async fn feedback(
 
 /// A standby's status update: written, flushed and applied are one here.
 async fn tell(socket: &mut WriteHalf<Socket>, place: u64) -> io::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX).saturating_sub(EPOCH_MICROS);
     let mut status = BytesMut::new();
     status.put_u8(b'r');
     for _ in 0..3 {
         status.put_u64(place);
     }
-    status.put_i64(now);
+    status.put_i64(now().saturating_sub(EPOCH_MICROS));
     // No answer is asked for.
     status.put_u8(0);
     let mut out = BytesMut::new();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use dms_connectors::postgres::PostgresSource;
 use dms_core::ErrorKind;
-use dms_core::endpoint::ChangeSource;
+use dms_core::endpoint::{ChangeFeed, ChangeSource};
 
 use super::{Capture, LOGICAL, Model, TASK};
 use crate::server::{self, Server};
@@ -27,6 +27,17 @@ async fn caught_up(capture: &Capture, standby: &str) {
     }
 }
 
+/// A server with a standby, and a feed of it that has told the first transaction.
+async fn followed() -> (Server, Server, Capture, ChangeFeed, Model) {
+    let primary = Server::start(LOGICAL);
+    let capture = Capture::at(primary.database().await, TABLES).await;
+    let standby = Server::standby_of(&primary, LOGICAL);
+    let (mut feed, mut model) = (capture.feed().await, Model::default());
+    capture.run("INSERT INTO t VALUES (1)").await;
+    capture.follow(&mut feed, &mut model).await;
+    (primary, standby, capture, feed, model)
+}
+
 /// The standby of a capture's server takes over; what a source there is.
 async fn promoted(standby: &Server, url: &str) -> Capture {
     let client = server::connect(url).await;
@@ -41,13 +52,8 @@ async fn promoted(standby: &Server, url: &str) -> Capture {
 /// Slots are not copied to standbys.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_over_without_the_slot_is_told() {
-    let primary = Server::start(LOGICAL);
-    let capture = Capture::at(primary.database().await, TABLES).await;
-    let standby = Server::standby_of(&primary, LOGICAL);
+    let (_primary, standby, capture, feed, model) = followed().await;
     let url = standby.url(capture.url.rsplit('/').next().unwrap());
-    let (mut feed, mut model) = (capture.feed().await, Model::default());
-    capture.run("INSERT INTO t VALUES (1)").await;
-    capture.follow(&mut feed, &mut model).await;
     let after = model.transactions.last().unwrap().clone();
     drop(feed);
     caught_up(&capture, &url).await;
@@ -87,13 +93,8 @@ async fn a_server_that_takes_over_without_the_slot_is_told() {
 /// A standby with the slot, but without the last changes, whose log has grown beyond the position.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_over_without_the_last_changes_is_told() {
-    let primary = Server::start(LOGICAL);
-    let capture = Capture::at(primary.database().await, TABLES).await;
-    let standby = Server::standby_of(&primary, LOGICAL);
+    let (_primary, standby, capture, mut feed, mut model) = followed().await;
     let url = standby.url(capture.url.rsplit('/').next().unwrap());
-    let (mut feed, mut model) = (capture.feed().await, Model::default());
-    capture.run("INSERT INTO t VALUES (1)").await;
-    capture.follow(&mut feed, &mut model).await;
     let kept = model.transactions.last().unwrap().clone();
     caught_up(&capture, &url).await;
     let stop = "ALTER SYSTEM SET primary_conninfo = ''";

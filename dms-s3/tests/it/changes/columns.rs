@@ -7,7 +7,7 @@ use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::Date32Type;
 use dms_core::ErrorKind;
 use dms_core::change::{Identity, Operation};
-use dms_core::endpoint::{ChangeTarget, EndpointSettings, Partition, TablePrepMode, Target};
+use dms_core::endpoint::{EndpointSettings, Partition, TablePrepMode, Target};
 use dms_core::schema::{Column, LogicalType, TableName, TableSchema};
 use dms_core::value::text::parse_column;
 use dms_s3::{DataFormat, FolderSettings};
@@ -34,12 +34,8 @@ async fn first_fields(set: impl Fn(&mut FolderSettings)) -> (String, Vec<String>
         record(Operation::Update, 1, vec![int(70), text("u")]),
         record(Operation::Delete, 2, vec![int(70), None]),
     ];
-    let mut apply = target.begin_apply(&run).await.unwrap();
-    apply
-        .step(&rows_step(&table(false), Identity::Key(vec![0]), 1, &records), false)
-        .await
-        .unwrap();
-    apply.commit(&position(1), None).await.unwrap();
+    let step = rows_step(&table(false), Identity::Key(vec![0]), 1, &records);
+    commit_step(&target, &run, &step).await.unwrap();
     let commits = commits(place.path());
     let acts = commits[0]["acts"].as_array().unwrap();
     let changes = acts.iter().flat_map(|act| read_file(place.path(), &act["rows"]));

@@ -156,9 +156,7 @@ async fn written_step(
     settings(&mut options);
     let target = FolderTarget::new(FolderStore::open(&options)?, options)?;
     let run = load(&target).await;
-    let mut apply = target.begin_apply(&run).await?;
-    apply.step(step, false).await?;
-    apply.commit(&position(1), None).await?;
+    commit_step(&target, &run, step).await?;
     let commits = commits(place.path());
     let acts = commits[0]["acts"].as_array().unwrap();
     Ok(acts.iter().flat_map(|act| read_file(place.path(), &act["rows"])).collect())

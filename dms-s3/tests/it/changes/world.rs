@@ -112,6 +112,17 @@ pub(crate) async fn load_under(target: &FolderTarget, run: &Run) {
     target.finish(run, &table).await.unwrap();
 }
 
+/// Commits a step as the first of all.
+pub(crate) async fn commit_step(
+    target: &FolderTarget,
+    run: &Run,
+    step: &Step,
+) -> dms_core::Result<()> {
+    let mut apply = target.begin_apply(run).await?;
+    apply.step(step, false).await?;
+    apply.commit(&position(1), None).await
+}
+
 pub(crate) fn loaded() -> Model {
     (0..LOADED)
         .map(|id| (id.to_string(), vec![Some(id.to_string()), Some(format!("n{id}"))]))
