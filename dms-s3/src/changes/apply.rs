@@ -227,6 +227,7 @@ impl Apply for FolderApply {
         self.broken = false;
         Ok(())
     }
+
     async fn note(&mut self, note: &Note) -> Result<()> {
         match (note, note.table()) {
             (Note::Exception(exception), _) => self.exceptions.push(exception.clone()),
